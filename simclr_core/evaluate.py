@@ -1,0 +1,290 @@
+"""What a frozen (or fine-tuned) encoder is worth: probes, kNN, fine-tuning. Results are stored in the run's folder.
+
+Shape letters: N images, C channels, S image side, H_dim width of h, K classes.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from simclr_core.augment import make_views, normalise, view_recipe
+from simclr_core.data import Dataset
+from simclr_core.errors import UserError
+from simclr_core.optim import build_optimizer, lr_factor
+from simclr_core.pretrain import batches, generator, stream_seed
+from simclr_core.runs import Run, config_record, pack_array
+
+ENCODE_BATCH = 1_000  # images; bounds memory, no effect on eval-mode features
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """A classifier on frozen features, or (fine_tune) on an encoder that is trained with it."""
+
+    labels: tuple[int, int]  # range of training images whose labels are used
+    scored_on: tuple[int, int] | None = None  # None: the test split; a range: a validation split cut from train
+    epoch: int | None = None  # which kept encoder; None: the last
+    on: str = "h"  # h, or z (behind the projection head)
+    hidden: int = 0  # width of one hidden layer with ReLU; 0: linear
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 0.001
+    weight_decay: float = 0.0
+    schedule: str = "constant"  # constant, cosine (to 0)
+    standardise: bool = False  # features to mean 0, standard deviation 1, by the labelled images' statistics
+    augmentation: str = ""  # name of a view recipe: its views of the labelled images are added to them
+    copies: int = 0  # how many augmented views of each labelled image
+    seed: int = 0  # weights and order
+
+    def __post_init__(self) -> None:
+        if self.on not in ("h", "z"):
+            raise UserError(f"probe on {self.on!r} is unknown; known are h, z")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError(f"probe epochs and batch_size must be at least 1, got {self.epochs}, {self.batch_size}")
+        if not self.lr > 0:
+            raise UserError(f"probe lr must be positive, got {self.lr}")
+        if bool(self.augmentation) != bool(self.copies):
+            raise UserError(f"probe augmentation {self.augmentation!r} and copies {self.copies} must go together")
+
+
+def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
+    """Fit a classifier on frozen features (encoded once) and score it after every epoch.
+
+    Returns: accuracy (last epoch), accuracies (per epoch, scored split), train_accuracies, losses (nats, running
+        mean of each epoch), confusion (K x K counts, rows are true classes), seconds (features and classifier).
+    Raises: RuntimeError if the encoder is not bit-identical afterwards.
+    """
+    return run.evaluation("probe", config_record(config), lambda: _fit_probe(run, data, config))
+
+
+def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
+    started = time.perf_counter()
+    with frozen(_feature_modules(run, config)) as embed:
+        images, labels = _labelled(data, config)
+        features, scored = (_encode(embed, x, data, run) for x in (images, _scored(data, config)[0]))
+        copies = [_encode(embed, x, data, run) for x in _augmented(images, data, config)]
+    features, labels = torch.cat([features, *copies]), labels.repeat(1 + config.copies)
+    if config.standardise:
+        mean, std = features.mean(0), features.std(0).clamp_min(1e-6)  # a dead feature stays 0
+        features, scored = (features - mean) / std, (scored - mean) / std
+    classifier = _build_classifier(features.shape[1], len(data.class_names), config).to(run.config.device)
+    splits = (features, labels.to(features.device)), (scored, _scored(data, config)[1].to(features.device))
+    return _train_classifier(nn.Identity(), classifier, *splits, config, started)
+
+
+def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
+    """Train encoder and classifier together on the labelled images; scored as fit_probe does.
+
+    On an untrained run this is the supervised network of the same shape. The stored encoder does not change.
+    """
+    return run.evaluation("finetune", config_record(config), lambda: _fine_tune(run, data, config))
+
+
+def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
+    started = time.perf_counter()
+    encoder = run.load_encoder(config.epoch).to(memory_format=torch.channels_last)
+    classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(run.config.device)
+    images, labels = _labelled(data, config)
+    x = [normalise(images.to(run.config.device), data.mean, data.std), *_augmented(images, data, config)]
+    labels = labels.repeat(1 + config.copies).to(run.config.device)
+    scored, scored_labels = (part.to(run.config.device) for part in _scored(data, config))
+    splits = (torch.cat(x), labels), (normalise(scored, data.mean, data.std), scored_labels)
+    return _train_classifier(encoder, classifier, *splits, config, started, run.config.precision)
+
+
+def _train_classifier(encoder, classifier, train, scored, config: ProbeConfig, started: float, precision="fp32"):
+    """Cross-entropy by mini-batches; the loop that probe and fine-tuning share."""
+    (x, labels), (x_scored, labels_scored) = train, scored
+    modules = nn.Sequential(encoder, classifier)
+    optimizer = build_optimizer(config.optimizer, [modules], config.lr, config.weight_decay, momentum=0.9)
+    result = {"accuracies": [], "train_accuracies": [], "losses": []}
+    step, steps = 0, len(batches(torch.arange(len(x)), config.batch_size)) * config.epochs
+    for epoch in range(1, config.epochs + 1):
+        modules.train()
+        total, correct = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
+        order = torch.randperm(len(x), generator=generator(config.seed, "order", epoch))
+        for index in batches(order.to(x.device), config.batch_size):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * lr_factor(config.schedule, step, steps)
+            with _autocast(x.device, precision):
+                logits = modules(x[index])  # (N, K)
+            loss = F.cross_entropy(logits.float(), labels[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            total += loss.detach() * len(index)
+            correct += (logits.argmax(1) == labels[index]).sum()
+        predicted = _predict(modules, x_scored, precision)
+        result["losses"].append(total.item() / len(x))
+        result["train_accuracies"].append(correct.item() / len(x))
+        result["accuracies"].append((predicted == labels_scored).float().mean().item())
+    classes = classifier[-1].out_features
+    counts = torch.bincount(labels_scored * classes + predicted, minlength=classes**2)
+    return {**result, "accuracy": result["accuracies"][-1], "confusion": counts.view(classes, classes).tolist(),
+            "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
+
+
+@torch.no_grad()
+def _predict(modules: nn.Module, x: Tensor, precision: str) -> Tensor:
+    modules.eval()
+    with _autocast(x.device, precision):
+        return torch.cat([modules(part).argmax(1) for part in x.split(ENCODE_BATCH)])
+
+
+def _autocast(device: torch.device, precision: str):
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _build_classifier(width: int, classes: int, config: ProbeConfig) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config.seed, "weights"))
+        if not config.hidden:
+            return nn.Sequential(nn.Linear(width, classes))
+        return nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, classes))
+
+
+def _labelled(data: Dataset, config: ProbeConfig) -> tuple[Tensor, Tensor]:
+    """Images (N, S, S, C) and labels (N,) of the range `labels` of the training split."""
+    return _range(data, "labels", config.labels)
+
+
+def _scored(data: Dataset, config: ProbeConfig) -> tuple[Tensor, Tensor]:
+    if config.scored_on is None:
+        return data.test.images, data.test.labels
+    return _range(data, "scored_on", config.scored_on)
+
+
+def _range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    start, stop = limits
+    if not 0 <= start < stop <= len(data.train):
+        raise UserError(f"{field} {tuple(limits)} is not a range within the {len(data.train):,} training images of "
+                        f"{data.name}")  # fmt: skip
+    return data.train.images[start:stop], data.train.labels[start:stop]
+
+
+def _augmented(images: Tensor, data: Dataset, config: ProbeConfig) -> Iterator[Tensor]:
+    """`copies` augmented, normalised versions of the images, each (N, C, S, S)."""
+    if config.copies:
+        recipe = view_recipe(config.augmentation)
+        views = generator(config.seed, "views")
+        for _ in range(config.copies):  # the second view: view 1 may be the image itself (R2)
+            yield make_views(images, recipe, data.mean, data.std, views)[1]
+
+
+# ---- features ---------------------------------------------------------------------------------------------
+
+
+def _feature_modules(run: Run, config: ProbeConfig) -> nn.Module:
+    encoder = run.load_encoder(config.epoch)
+    return encoder if config.on == "h" else nn.Sequential(encoder, run.load_projection_head())
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode, no gradients; afterwards every parameter and buffer must be bit-identical.
+
+    Raises: RuntimeError if one is not (BN statistics that moved, say).
+    """
+    before = _digest(module)
+    module.eval()
+    with torch.no_grad():
+        yield module
+    if _digest(module) != before:
+        raise RuntimeError("the encoder changed while it was to be frozen")
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(
+            name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()
+
+
+def encode(module: nn.Module, images: Tensor, data: Dataset, device: str = "cpu") -> Tensor:
+    """Features of uint8 images (N, S, S, C) in float32, shape (N, H_dim), on the device; eval mode, no gradient."""
+    with frozen(module) as embed:
+        return torch.cat([embed(normalise(part.to(device), data.mean, data.std)).float()
+                          for part in images.split(ENCODE_BATCH)])  # fmt: skip
+
+
+def _encode(embed: nn.Module, images: Tensor, data: Dataset, run: Run) -> Tensor:
+    """As encode, for images that are uint8 or already views."""
+    if images.dtype == torch.uint8:
+        return encode(embed, images, data, run.config.device)
+    return torch.cat([embed(part.to(run.config.device)).float() for part in images.split(ENCODE_BATCH)])
+
+
+# ---- k nearest neighbours -----------------------------------------------------------------------------------
+
+
+def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperature: float | None = None) -> dict:
+    """Accuracy of cosine kNN on L2-normalised h, labelled images against the test split. Stored in the run."""
+
+    def compute() -> dict:
+        started = time.perf_counter()
+        encoder = run.load_encoder()
+        images, classes = _range(data, "labels", labels)
+        h, h_test = (encode(encoder, x, data, run.config.device) for x in (images, data.test.images))
+        accuracy = knn_accuracy(h, classes.to(h.device), h_test, data.test.labels.to(h.device), k, temperature)
+        return {"accuracy": accuracy, "seconds": round(time.perf_counter() - started, 3)}
+
+    return run.evaluation("knn", {"labels": list(labels), "k": k, "temperature": temperature}, compute)
+
+
+def knn_accuracy(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, k: int,
+                 temperature: float | None = None) -> float:  # fmt: skip
+    """Accuracy of a vote among the k nearest by cosine similarity.
+
+    Args:
+        h, h_test: features (N, H_dim) and (M, H_dim); normalised here. labels: int64 (N,) and (M,).
+        temperature: None: one neighbour, one vote; else votes weigh exp(similarity / temperature)
+            (Wu et al. 2018, arXiv 1805.01978; lightly's k = 200 uses 0.1). Ties go to the smaller class number.
+    """
+    if not 1 <= k <= len(h):
+        raise UserError(f"k must lie between 1 and the {len(h)} labelled images, got {k}")
+    h, h_test = F.normalize(h), F.normalize(h_test)
+    classes, correct = int(labels.max()) + 1, 0
+    for part, truth in zip(h_test.split(ENCODE_BATCH), labels_test.split(ENCODE_BATCH), strict=True):
+        similarity, index = (part @ h.T).topk(k, dim=1)  # (M, k)
+        weights = torch.ones_like(similarity) if temperature is None else (similarity / temperature).exp()
+        votes = torch.zeros(len(part), classes, device=h.device).scatter_add_(1, labels[index], weights)
+        correct += int((votes.argmax(1) == truth).sum())
+    return correct / len(h_test)
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------
+
+
+def picture_views(run: Run, data: Dataset, images: int = 8, pairs: int = 3) -> dict:
+    """The first training images of the run and view pairs of each, as the run would see them.
+
+    Returns: images: packed uint8 (images, S, S, C); views: packed uint8 (images, 2 pairs, S, S, C), view 1 and 2
+        in turn. Normalisation is undone for the picture.
+    """
+
+    def compute() -> dict:
+        start = run.config.images[0]
+        chosen = data.train.images[start : start + images]
+        recipe, draws = view_recipe(run.config.augmentation, run.config.strength), generator(run.config.seed, "views")
+        views = [
+            _picture(x, data) for _ in range(pairs) for x in make_views(chosen, recipe, data.mean, data.std, draws)
+        ]
+        return {"images": pack_array(chosen.numpy()), "views": pack_array(torch.stack(views, 1).numpy())}
+
+    return run.evaluation("views", {"images": images, "pairs": pairs}, compute)
+
+
+def _picture(x: Tensor, data: Dataset) -> Tensor:
+    """Normalised (N, C, S, S) back to uint8 (N, S, S, C)."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (data.mean, data.std))
+    return ((x.cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

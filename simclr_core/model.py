@@ -1,0 +1,139 @@
+"""Encoders f and projection heads g: h = f(x), z = g(h).
+
+Shape letters: N images, C channels, S image side; H_dim width of h, D width of z.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from simclr_core.errors import UserError
+
+RESNETS = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+ENCODERS = ("pixels", "mnist_cnn", *RESNETS)
+HEADS = ("mlp_bn", "mlp_no_bn", "linear", "none")
+
+
+class Pixels(nn.Module):
+    """h is the image itself, flattened: the baseline that has learnt nothing. h_dim = C S S."""
+
+    def __init__(self, channels: int, image_size: int):
+        super().__init__()
+        self.h_dim = channels * image_size**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)  # (N, C S S)
+
+
+class MnistCNN(nn.Module):
+    """R2's MNIST encoder: two 3x3 convolutions (32 and 64 channels), each ReLU and max-pool 2; linear to 128.
+
+    ReLU after the pool is the same function (max and ReLU commute) on a quarter of the values.
+    """
+
+    h_dim = 128
+
+    def __init__(self, channels: int = 1, image_size: int = 28):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.fc = nn.Linear(64 * (image_size // 4) ** 2, self.h_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.max_pool2d(self.conv1(x), 2), inplace=True)  # (N, 32, S/2, S/2)
+        x = F.relu(F.max_pool2d(self.conv2(x), 2), inplace=True)  # (N, 64, S/4, S/4)
+        return self.fc(x.flatten(1))  # (N, 128)
+
+
+class CifarResNet(ResNet):
+    """torchvision's ResNet for small images: no classifier, no max-pool, conv1 3x3 with stride 1 and padding 1
+    (stem "cifar"; SimCLR paper, appendix B.9), or the 7x7 one with stride 2 (stem "imagenet", for comparison;
+    R1 removes only the max-pool and the classifier). `width` scales every layer: 64 width channels first."""
+
+    def __init__(self, name: str, channels: int = 3, width: float = 1.0, stem: str = "cifar"):
+        block, layers = RESNETS[name]
+        super().__init__(block, list(layers))
+        first = self.inplanes = round(64 * width)
+        if width != 1:
+            self.bn1 = nn.BatchNorm2d(first)
+            for k, depth in enumerate(layers):
+                layer = self._make_layer(block, first * 2**k, depth, stride=1 if k == 0 else 2)
+                setattr(self, f"layer{k + 1}", layer)
+        kernel = {"kernel_size": 3, "padding": 1} if stem == "cifar" else {"kernel_size": 7, "stride": 2, "padding": 3}
+        self.conv1 = nn.Conv2d(channels, first, bias=False, **kernel)
+        self.maxpool, self.fc = nn.Identity(), nn.Identity()
+        self.h_dim = first * 8 * block.expansion
+        for module in self.modules():  # torchvision's own initialisation, for the layers replaced here
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def build_encoder(
+    name: str, channels: int, image_size: int, width: float = 1.0, stem: str = "cifar", init: str = "random"
+) -> nn.Module:
+    """An encoder with attribute h_dim; maps (N, channels, image_size, image_size) to h (N, h_dim).
+
+    Args:
+        init: "random", or "imagenet": torchvision's ImageNet weights but for conv1, which is new (R2 does so).
+    Raises: UserError for an unknown name, or when the ImageNet weights cannot be had.
+    """
+    if name == "pixels":
+        return Pixels(channels, image_size)
+    if name == "mnist_cnn":
+        return MnistCNN(channels, image_size)
+    if name not in RESNETS:
+        raise UserError(f"unknown encoder {name!r}; known are {', '.join(ENCODERS)}")
+    encoder = CifarResNet(name, channels, width, stem)
+    if init == "imagenet":
+        if width != 1:
+            raise UserError(f"ImageNet weights fit width 1 only, not {width}; set width to 1 or init to 'random'")
+        _load_imagenet_weights(encoder, name)
+    return encoder
+
+
+def _load_imagenet_weights(encoder: CifarResNet, name: str) -> None:
+    weights = get_model_weights(name).IMAGENET1K_V1
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        folder = f"{torch.hub.get_dir()}/checkpoints"
+        raise UserError(
+            f"ImageNet weights for {name} cannot be downloaded ({error}); fetch {weights.url} on another machine "
+            f"and put the file into {folder}, or set init to 'random'"
+        ) from error
+    state = {key: value for key, value in state.items() if not key.startswith(("conv1.", "fc."))}
+    missing, unexpected = encoder.load_state_dict(state, strict=False)
+    assert missing == ["conv1.weight"] and not unexpected, (missing, unexpected)
+
+
+def build_projection_head(name: str, h_dim: int, hidden: int, z_dim: int) -> nn.Module:
+    """A projection head g, mapping h (N, h_dim) to z (N, D).
+
+    mlp_bn:    linear without bias, BN, ReLU, linear with bias        D = z_dim
+    mlp_no_bn: linear with bias, ReLU, linear with bias               D = z_dim
+    linear:    one linear layer without bias (SimCLR paper, sec. 4.2) D = z_dim
+    none:      z = h                                                  D = h_dim
+    Raises: UserError for an unknown name.
+    """
+    if name == "mlp_bn":
+        layers = nn.Linear(h_dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, z_dim)
+        return nn.Sequential(*layers)
+    if name == "mlp_no_bn":
+        return nn.Sequential(nn.Linear(h_dim, hidden), nn.ReLU(), nn.Linear(hidden, z_dim))
+    if name == "linear":
+        return nn.Linear(h_dim, z_dim, bias=False)
+    if name == "none":
+        return nn.Identity()
+    raise UserError(f"unknown projection head {name!r}; known are {', '.join(HEADS)}")
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(math.prod(parameter.shape) for parameter in module.parameters())

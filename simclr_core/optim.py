@@ -1,0 +1,72 @@
+"""Optimisers and learning-rate schedules, in steps."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from simclr_core.errors import UserError
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "lars")
+SCHEDULES = ("constant", "cosine")
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling with momentum; parameters of fewer than two dimensions (biases, BN) get
+    neither adaptation nor weight decay.
+
+    Per parameter w with gradient g: g <- g + weight_decay w; g <- eta |w| / |g| g; v <- momentum v + g;
+    w <- w - lr v. Source: You et al. 2017, arXiv 1708.03888, with the exclusions of the SimCLR paper (B.9);
+    eta 0.001 as there.
+    """
+
+    def __init__(self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0,
+                 eta: float = 0.001):  # fmt: skip
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        assert closure is None
+        for group in self.param_groups:
+            for w in (w for w in group["params"] if w.grad is not None):
+                update = w.grad
+                if w.ndim > 1:
+                    update = update.add(w, alpha=group["weight_decay"])
+                    w_norm, norm = w.norm(), update.norm()
+                    ratio = torch.where((w_norm > 0) & (norm > 0), group["eta"] * w_norm / norm, 1.0)
+                    update = update * ratio
+                velocity = self.state[w].setdefault("momentum_buffer", torch.zeros_like(w))
+                velocity.mul_(group["momentum"]).add_(update)
+                w.add_(velocity, alpha=-group["lr"])
+
+
+def build_optimizer(name: str, modules: Iterable[nn.Module], lr: float, weight_decay: float, momentum: float
+                    ) -> Optimizer:  # fmt: skip
+    """adam (L2 penalty), adamw (decoupled decay), sgd (momentum), or lars."""
+    parameters = [p for module in modules for p in module.parameters()]
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    if name == "lars":
+        return LARS(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    raise UserError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
+
+
+def lr_factor(schedule: str, step: int, steps: int, warmup_steps: int = 0) -> float:
+    """Factor on the base learning rate at a step (0-based) of `steps`.
+
+    Linear warm-up: (step + 1) / warmup_steps; then 1 ("constant"), or half a cosine from 1 to 0 at `steps`
+    ("cosine"; Loshchilov and Hutter 2016, arXiv 1608.03983, without restarts).
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+    raise UserError(f"unknown schedule {schedule!r}; known are {', '.join(SCHEDULES)}")

@@ -1,0 +1,351 @@
+"""SimCLR pre-training: config in, finished run in the store out; exact to resume.
+
+Shape letters: N images a step, 2N views, C channels, S image side, H_dim width of h, D width of z.
+"""
+
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from simclr_core.augment import VIEW_RECIPES, make_views, view_recipe
+from simclr_core.data import Dataset
+from simclr_core.errors import UserError
+from simclr_core.loss import nt_xent_loss
+from simclr_core.model import ENCODERS, HEADS, build_encoder, build_projection_head
+from simclr_core.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
+from simclr_core.runs import (
+    Run,
+    config_record,
+    find_run,
+    finish_run,
+    kept_name,
+    run_name,
+    set_aside,
+    write_atomically,
+    write_history,
+    write_json,
+    writer_lock,
+)
+
+CHECKPOINT_SECONDS = 15.0  # ours: at most this much work (and one epoch) is lost to a kill; no effect on numbers
+PURPOSES = {"weights": 0, "order": 1, "views": 2}  # one independent random stream each
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything that defines a pre-training run beside the data themselves. Every field is part of its identity."""
+
+    dataset: str  # name for the run folder; the images' fingerprint is added to the identity
+    images: tuple[int, int]  # range of training images, first and one past the last; labels are not read
+    encoder: str = "mnist_cnn"  # pixels, mnist_cnn, resnet18, resnet34, resnet50
+    width: float = 1.0  # ResNet width factor; 1 = 64 channels in the first stage
+    stem: str = "cifar"  # ResNet: cifar (3x3, stride 1) or imagenet (7x7, stride 2)
+    init: str = "random"  # random, or imagenet (ResNet at width 1)
+    objective: str = "nt_xent"  # nt_xent, or none: the encoder as initialised, the baseline
+    augmentation: str = "r2"  # a name in simclr_core.augment
+    strength: float = 0.5  # s of colour distortion (SimCLR paper, appendix A; 0.5 for CIFAR-10, B.9)
+    head: str = "mlp_no_bn"  # mlp_bn, mlp_no_bn, linear, none
+    head_hidden: int = 64  # hidden width of an MLP head
+    head_dim: int = 32  # D, width of z (head none: H_dim)
+    temperature: float = 0.5  # tau, > 0
+    batch_size: int = 256  # N images a step, hence 2N views
+    epochs: int = 10
+    optimizer: str = "adam"  # adam, adamw, sgd, lars
+    lr: float = 0.001  # peak learning rate, as it is (not scaled by the batch)
+    weight_decay: float = 0.0
+    momentum: float = 0.9  # sgd and lars
+    schedule: str = "constant"  # constant, cosine (to 0); stepped every step
+    warmup_epochs: float = 0.0  # linear warm-up before the schedule
+    batch_norm: str = "joint"  # BN statistics over both views (joint) or each view alone (per_view)
+    precision: str = "fp32"  # fp32, bf16 (autocast; the loss always fp32)
+    device: str = "cpu"  # cpu, cuda
+    seed: int = 0  # weights, order and views
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", tuple(self.images))
+        for field, known in (
+            ("encoder", ENCODERS), ("stem", ("cifar", "imagenet")), ("init", ("random", "imagenet")),
+            ("objective", ("nt_xent", "none")), ("augmentation", tuple(VIEW_RECIPES)), ("head", HEADS),
+            ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("batch_norm", ("joint", "per_view")),
+            ("precision", ("fp32", "bf16")), ("device", ("cpu", "cuda")),
+        ):  # fmt: skip
+            if getattr(self, field) not in known:
+                raise UserError(f"{field} {getattr(self, field)!r} is unknown; known are {', '.join(known)}")
+        for field, least in (("batch_size", 2), ("epochs", 1), ("head_hidden", 1), ("head_dim", 1), ("seed", 0)):
+            if getattr(self, field) < least:
+                raise UserError(f"{field} must be at least {least}, got {getattr(self, field)}")
+        for field in ("temperature", "lr", "width"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise UserError(f"{field} must be positive and finite, got {getattr(self, field)}")
+        for field in ("weight_decay", "warmup_epochs", "strength", "momentum"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise UserError(f"{field} must be 0 or more and finite, got {getattr(self, field)}")
+        start, stop = self.images
+        if not 0 <= start < stop:
+            raise UserError(f"images must be a range (first, one past the last), got {self.images}")
+        if self.objective == "nt_xent" and self.batch_size > stop - start:
+            raise UserError(f"batch_size {self.batch_size} is larger than the {stop - start} images of the data; "
+                            "make the batch smaller or use more images")  # fmt: skip
+
+    def identity(self) -> dict:
+        """What the run's hash covers. An untrained encoder does not depend on how it would have been trained."""
+        fields = config_record(self)
+        if self.objective == "none":
+            kept = ("dataset", "encoder", "width", "stem", "init", "objective", "device", "seed")
+            fields = {key: fields[key] for key in kept}
+        return fields
+
+    def label(self) -> str:
+        """Readable part of the run folder's name."""
+        dataset = self.dataset.split(":")[0]
+        if self.objective == "none":
+            return f"{dataset}-{self.encoder}-untrained"
+        return f"{dataset}-{self.encoder}-{self.augmentation}-{self.head}"
+
+    def build_encoder(self, data_record: dict) -> nn.Module:
+        """The encoder for images of data_record["image_shape"] (S, S, C), with its initial weights."""
+        side, _, channels = data_record["image_shape"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.seed, "weights"))
+            return build_encoder(self.encoder, channels, side, self.width, self.stem, self.init)
+
+    def build_projection_head(self, data_record: dict) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.seed, "weights", 1))
+            h_dim = self.build_encoder(data_record).h_dim
+            return build_projection_head(self.head, h_dim, self.head_hidden, self.head_dim)
+
+
+def resolve_device(name: str) -> str:
+    """cpu or cuda; "auto" is the GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def resolve_precision(name: str, device: str) -> str:
+    """fp32 or bf16; "auto" is bf16 where the device computes in it natively (a CPU: AVX-512 BF16 or AMX)."""
+    if name != "auto":
+        return name
+    if device == "cuda":
+        return "bf16"
+    abilities = torch.cpu.get_capabilities()
+    return "bf16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "fp32"
+
+
+def stream_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """A seed for one purpose and index (an epoch), independent of the others."""
+    return int(np.random.SeedSequence([seed, PURPOSES[purpose], index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def generator(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(stream_seed(seed, purpose, index))
+
+
+def batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Cut an order into batches; the last one is what is left, and a single left-over image joins the one before."""
+    parts = list(order.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def pretrain(
+    config: PretrainConfig,
+    data: Dataset,
+    store: str | Path,
+    keep_epochs: Sequence[int] = (),
+    progress: Callable[[dict], None] | None = None,
+) -> Run:
+    """Return the stored run if it is finished, resume it if it was cut off, train it otherwise.
+
+    Resuming gives the same numbers as not having stopped, to the bit on a CPU with the same number of threads:
+    everything random follows from (seed, epoch).
+    Args:
+        keep_epochs: epochs whose encoder is kept beside the last one; not part of the run's identity.
+        progress: called after each epoch with run, epoch, epochs, loss, seconds_left.
+    Raises: UserError for images outside the data, a device that is not there, a loss that is not finite,
+        or a store that cannot be written.
+    """
+    if config.images[1] > len(data.train):
+        raise UserError(f"images {config.images} reach past the {len(data.train):,} training images of {data.name}")
+    run = Run(Path(store) / run_name(config, data.fingerprint), config)
+    with writer_lock(Path(store), run.name):
+        stored = find_run(config, data.fingerprint, store)
+        if stored and _keeps(stored, keep_epochs):
+            return stored
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device 'cuda' was asked for but there is no CUDA GPU here; use device 'cpu'")
+        _ = data.train.images  # a data set without its images says so before anything is written
+        write_json(run.path / "config.json", config.identity())
+        if config.objective == "none":
+            _save_weights(run, "encoder.safetensors", config.build_encoder(data.record()))
+            write_history(run.path / "history.csv", [])
+        else:
+            _Training(run, data, keep_epochs, progress).train()
+        finish_run(run, data.record(), torch.get_num_threads())
+    return run
+
+
+def _keeps(run: Run, epochs: Sequence[int]) -> bool:
+    """True if the kept encoders asked for are there, or cannot be made here (the run came without weights)."""
+    wanted = [kept_name(epoch) for epoch in epochs if epoch < run.config.epochs]
+    return not (run.path / "encoder.safetensors").is_file() or all((run.path / w).is_file() for w in wanted)
+
+
+def _save_weights(run: Run, name: str, module: nn.Module) -> None:
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    write_atomically(run.path / name, save(state))
+
+
+class _Training:
+    """The state of one pre-training run and its loop."""
+
+    def __init__(self, run: Run, data: Dataset, keep_epochs: Sequence[int], progress):
+        config = self.config = run.config
+        self.run, self.progress, self.keep_epochs = run, progress, set(keep_epochs)
+        self.recipe = view_recipe(config.augmentation, config.strength)
+        self.mean, self.std = data.mean, data.std
+        self.images = data.train.images[slice(*config.images)].to(config.device)  # uint8 (N_all, S, S, C)
+        record = data.record()
+        self.encoder = config.build_encoder(record).to(config.device, memory_format=torch.channels_last)
+        self.head = config.build_projection_head(record).to(config.device)
+        self.optimizer = build_optimizer(config.optimizer, (self.encoder, self.head), config.lr,
+                                         config.weight_decay, config.momentum)  # fmt: skip
+        self.steps_per_epoch = len(batches(torch.arange(len(self.images)), config.batch_size))
+        self.history: list[dict] = []
+        self.saved_at = time.monotonic()
+
+    def train(self) -> None:
+        self._resume()
+        self.encoder.train(), self.head.train()
+        for epoch in range(len(self.history) + 1, self.config.epochs + 1):
+            started = time.perf_counter()
+            loss = self._train_epoch(epoch)
+            seconds = time.perf_counter() - started
+            lr = self.optimizer.param_groups[0]["lr"]
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"{self.run.name}: the loss is {loss} in epoch {epoch} at learning rate {lr:g}; lower lr or raise "
+                    f"temperature (the checkpoint of an earlier epoch, if any, is kept in {self.run.path})"
+                )
+            rate = round(len(self.images) / seconds, 1)
+            self.history.append({"epoch": epoch, "loss": loss, "lr": lr, "seconds": round(seconds, 3),
+                                 "images_per_second": rate})  # fmt: skip
+            self._keep(epoch)
+            self._report(epoch, loss)
+        _save_weights(self.run, "encoder.safetensors", self.encoder)
+        _save_weights(self.run, "projection_head.safetensors", self.head)
+        write_history(self.run.path / "history.csv", self.history)
+
+    def _train_epoch(self, epoch: int) -> float:
+        """One pass over the images in a fresh order; returns the mean loss over the views, in nats."""
+        config, views = self.config, generator(self.config.seed, "views", epoch)
+        order = torch.randperm(len(self.images), generator=generator(config.seed, "order", epoch))
+        total = torch.zeros((), device=config.device, dtype=torch.float64)
+        for k, index in enumerate(batches(order, config.batch_size)):
+            step = (epoch - 1) * self.steps_per_epoch + k
+            warmup = round(config.warmup_epochs * self.steps_per_epoch)
+            factor = lr_factor(config.schedule, step, config.epochs * self.steps_per_epoch, warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.lr * factor
+            x_i, x_j = make_views(self.images[index], self.recipe, self.mean, self.std, views)
+            total += self.step(x_i, x_j) * len(index)
+        return (total / len(self.images)).item()  # the only wait for the device in an epoch
+
+    def step(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        """One optimiser step on two views, each (N, C, S, S); returns the loss, detached."""
+        z_i, z_j = self.project(x_i, x_j)
+        loss = nt_xent_loss(z_i, z_j, self.config.temperature)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def project(self, x_i: Tensor, x_j: Tensor) -> tuple[Tensor, Tensor]:
+        """z of both views, each (N, D)."""
+        with torch.autocast(self.config.device, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            if self.config.batch_norm == "per_view":
+                return self.head(self.encoder(x_i)), self.head(self.encoder(x_j))
+            z = self.head(self.encoder(torch.cat([x_i, x_j])))  # (2N, D)
+            return tuple(z.chunk(2))
+
+    def _keep(self, epoch: int) -> None:
+        """Kept encoders, and a checkpoint now and then."""
+        last = epoch == self.config.epochs
+        if epoch in self.keep_epochs and not last:
+            _save_weights(self.run, kept_name(epoch), self.encoder)
+        if not last and time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+            self.saved_at = time.monotonic()
+            buffer = io.BytesIO()
+            torch.save({"encoder": self.encoder.state_dict(), "head": self.head.state_dict(),
+                        "optimizer": self.optimizer.state_dict(), "history": self.history,
+                        "kept": sorted(self.keep_epochs)}, buffer)  # fmt: skip
+            write_atomically(self.run.path / "checkpoint.pt", buffer.getvalue())
+            write_history(self.run.path / "history.csv", self.history)
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, if there is a good one that kept the encoders now asked for."""
+        path = self.run.path / "checkpoint.pt"
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=self.config.device, weights_only=True)
+            done = len(state["history"])
+            if not self.keep_epochs <= set(state["kept"]) | set(range(done + 1, self.config.epochs + 1)):
+                return
+        except Exception as error:  # torch.load raises many kinds on a damaged file
+            set_aside(path, f"{path} is damaged ({type(error).__name__})")
+            return
+        self.encoder.load_state_dict(state["encoder"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = state["history"]
+        print(f"{self.run.name}: resumed after epoch {done} of {self.config.epochs}")
+
+    def _report(self, epoch: int, loss: float) -> None:
+        if self.progress is None:
+            return
+        recent = [row["seconds"] for row in self.history[-5:]]
+        left = (self.config.epochs - epoch) * sum(recent) / len(recent)
+        self.progress({"run": self.run.name, "epoch": epoch, "epochs": self.config.epochs, "loss": loss,
+                       "seconds_left": left})  # fmt: skip
+
+
+def pretrain_flops(config: PretrainConfig, data: Dataset) -> float:
+    """Floating-point operations of the whole run: forward and backward (twice the forward) of two views an image.
+
+    Views, loss and optimiser are left out (below 1 % for a ResNet).
+    """
+    if config.objective == "none":
+        return 0.0
+    from torch.utils.flop_counter import FlopCounterMode
+
+    record = data.record()
+    side, _, channels = record["image_shape"]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build = build_encoder(config.encoder, channels, side, config.width, config.stem)
+        build(torch.empty(1, channels, side, side))
+    return 3.0 * 2 * counter.get_total_flops() * (config.images[1] - config.images[0]) * config.epochs
+
+
+def estimate_seconds(config: PretrainConfig, data: Dataset, batch_size: int = 32, steps: int = 3) -> float:
+    """Seconds the run would take here, from a few steps of a small batch (the best of `steps`, after one more)."""
+    if config.objective == "none":
+        return 0.0
+    small = min(batch_size, config.batch_size)
+    trial = replace(config, batch_size=small, images=(0, max(small, 2)))
+    training = _Training(Run(Path("estimate"), trial), data, (), None)
+    seconds = []
+    for k in range(steps + 1):
+        started = time.perf_counter()
+        x_i, x_j = make_views(training.images, training.recipe, training.mean, training.std, generator(0, "views", k))
+        training.step(x_i, x_j).item()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:]) / small * (config.images[1] - config.images[0]) * config.epochs
