@@ -1,0 +1,244 @@
+import gzip
+import io
+import shutil
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simclr_core import data as data_module
+from simclr_core.data import dataset_from_record, load_dataset, search_folders
+from simclr_core.errors import DataNotFound, UserError
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIMCLR_DATA", raising=False)
+    monkeypatch.delenv("SIMCLR_CACHE", raising=False)
+
+
+def write_idx(folder: Path, monkeypatch) -> None:
+    """Four small files in MNIST's own format; the module's MD5 and sizes are set to theirs."""
+    import hashlib
+
+    raw = folder / "MNIST/raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in data_module.MNIST_MD5:
+        n = 30 if name.startswith("train") else 10
+        if "images" in name:
+            body = struct.pack(">IIII", 2051, n, 28, 28) + rng.integers(0, 256, n * 784, np.uint8).tobytes()
+        else:
+            body = struct.pack(">II", 2049, n) + (np.arange(n, dtype=np.uint8) % 10).tobytes()
+        (raw / name).write_bytes(body)
+        monkeypatch.setitem(data_module.MNIST_MD5, name, hashlib.md5(body).hexdigest())
+        monkeypatch.setitem(data_module.MNIST_BYTES, name, len(body))
+
+
+def save_image(path: Path, array, mode=None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.asarray(array, np.uint8))
+    (image.convert(mode) if mode else image).save(path)
+
+
+def write_folder(root: Path, per_class: int = 2) -> Path:
+    for split in ("train", "test"):
+        for k, label in enumerate(("apfel", "苹果")):
+            for i in range(per_class):
+                save_image(root / split / label / f"{i}.png", np.full((40, 50, 3), 50 + 100 * k + i))
+    return root
+
+
+def test_mnist_is_read_from_torchvisions_layout_as_nhwc_bytes(tmp_path, monkeypatch):
+    write_idx(tmp_path / "here", monkeypatch)
+    mnist = load_dataset("mnist", tmp_path / "here")
+    assert mnist.train.images.shape == (30, 28, 28, 1) and mnist.train.images.dtype == torch.uint8
+    assert mnist.test.labels.tolist() == list(range(10))
+    assert (mnist.mean, mnist.std) == ((0.1307,), (0.3081,))
+
+
+def test_folders_are_searched_in_the_stated_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMCLR_DATA", "from-variable")
+    assert search_folders("given") == [Path("given"), Path("from-variable"), Path("data")]
+    write_idx(tmp_path / "data", monkeypatch)
+    (tmp_path / "given").mkdir()
+    assert len(load_dataset("mnist", "given").train) == 30  # found in data/, the last resort
+
+
+def test_truncated_mnist_file_is_named_with_its_size(tmp_path, monkeypatch):
+    write_idx(tmp_path / "data", monkeypatch)
+    path = tmp_path / "data/MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is damaged: 1,000 bytes, expected 23,536"):
+        load_dataset("mnist")
+
+
+def test_changed_mnist_file_is_refused_by_its_md5(tmp_path, monkeypatch):
+    write_idx(tmp_path / "data", monkeypatch)
+    path = tmp_path / "data/MNIST/raw/t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x05")
+    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte is damaged: its MD5"):
+        load_dataset("mnist")
+
+
+def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "given").mkdir()
+    monkeypatch.setenv("SIMCLR_DATA", "elsewhere")
+    for name in ("mnist", "cifar10"):
+        with pytest.raises(DataNotFound, match=rf"{name} not found: looked in given, elsewhere, data .*--data DIR"):
+            load_dataset(name, "given", download=False)
+
+
+def test_failing_download_is_one_line(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    def refuse(root, train=True, download=False):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", refuse)
+    with pytest.raises(DataNotFound, match="the download failed .network is unreachable") as caught:
+        load_dataset("mnist")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_data_set_and_missing_folder_are_refused():
+    with pytest.raises(UserError, match="unknown data set 'minst'"):
+        load_dataset("minst")
+    with pytest.raises(UserError, match="data folder 'nowhere' does not exist"):
+        load_dataset("mnist", "nowhere")
+
+
+def test_digits_and_shapes_need_no_files_and_never_change():
+    digits, shapes = load_dataset("digits"), load_dataset("shapes")
+    assert digits.train.images.shape == (1500, 28, 28, 1) and len(digits.test) == 297
+    assert shapes.train.images.shape == (2000, 32, 32, 3) and len(shapes.test) == 500
+    assert torch.bincount(shapes.train.labels).tolist() == [200] * 10
+    assert shapes.fingerprint == load_dataset("shapes").fingerprint
+    assert shapes.train.images[:500].float().mean() != shapes.test.images.float().mean()
+
+
+def test_fingerprint_covers_pixels_labels_and_split(tiny_data):
+    from dataclasses import replace
+
+    from simclr_core.data import Split
+
+    images = tiny_data.train.images.clone()
+    images[3, 2, 1, 0] ^= 1
+    changed_pixel = replace(tiny_data, train=Split(images, tiny_data.train.labels))
+    changed_label = replace(tiny_data, train=Split(tiny_data.train.images, tiny_data.train.labels.flip(0)))
+    swapped = replace(tiny_data, train=tiny_data.test, test=tiny_data.train)
+    prints = {d.fingerprint for d in (tiny_data, changed_pixel, changed_label, swapped)}
+    assert len(prints) == 4
+
+
+def test_image_folder_is_resized_cropped_and_its_classes_kept_in_any_script(tmp_path):
+    folder = load_dataset(f"folder:{write_folder(tmp_path / 'mine')}")
+    assert folder.class_names == ("apfel", "苹果")
+    assert folder.train.images.shape == (4, 32, 32, 3)
+    assert folder.train.labels.tolist() == [0, 1, 0, 1]  # numbered files in the order of their numbers
+    assert folder.train.images[1].unique().tolist() == [150]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1"])
+def test_other_image_modes_are_read(tmp_path, mode):
+    root = write_folder(tmp_path / "mine")
+    suffix = {"CMYK": "tif"}.get(mode, "png")
+    save_image(root / f"train/apfel/9.{suffix}", np.full((32, 32, 3), 255), mode)
+    assert load_dataset(f"folder:{root}").train.images[-1].unique().tolist() == [255]
+
+
+def test_sixteen_bit_grey_keeps_its_shades(tmp_path):
+    root = write_folder(tmp_path / "mine")
+    Image.fromarray(np.full((32, 32), 32768, np.uint16)).save(root / "train/apfel/9.png")
+    assert load_dataset(f"folder:{root}").train.images[-1].unique().tolist() == [127]
+
+
+def test_folder_mistakes_are_named(tmp_path):
+    root = write_folder(tmp_path / "mine")
+    (root / "train/leer").mkdir()
+    with pytest.raises(UserError, match=r"class .*leer is empty"):
+        load_dataset(f"folder:{root}")
+    (root / "train/leer").rmdir()
+    (root / "train/apfel/5.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"train/apfel/5.png cannot be read as an image"):
+        load_dataset(f"folder:{root}")
+    (root / "train/apfel/5.png").unlink()
+    (root / "train/apfel/6.png").symlink_to("/etc/hostname")
+    with pytest.raises(UserError, match=r"6.png is a link out of"):
+        load_dataset(f"folder:{root}")
+    (root / "train/apfel/6.png").unlink()
+    shutil.rmtree(root / "test/apfel")
+    with pytest.raises(UserError, match=r"differ in their classes \(apfel\)"):
+        load_dataset(f"folder:{root}")
+
+
+def test_huge_image_is_refused_by_its_name(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "mine")
+    monkeypatch.setattr(data_module, "LARGEST_IMAGE", 1999)
+    with pytest.raises(UserError, match=r"0.png is 50 x 40 pixels, more than 1,999"):
+        load_dataset(f"folder:{root}")
+
+
+def write_archive(path: Path) -> None:
+    """cifar10/{train,test}/<class>/<index>.png in shuffled order; the pixel value is the index."""
+    with tarfile.open(path, "w:gz") as tar:
+        for split, n in (("train", 20), ("test", 10)):
+            for k in np.random.default_rng(0).permutation(n):
+                buffer = io.BytesIO()
+                Image.fromarray(np.full((32, 32, 3), k, np.uint8)).save(buffer, "png")
+                info = tarfile.TarInfo(f"cifar10/{split}/{data_module.CIFAR10_CLASSES[k % 10]}/{k:05}.png")
+                info.size = buffer.tell()
+                tar.addfile(info, io.BytesIO(buffer.getvalue()))
+
+
+def test_archive_is_read_in_index_order_and_cached(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    write_archive(tmp_path / "data/cifar10-small.tar.gz")
+    first = load_dataset("cifar10")
+    assert first.train.images[:, 0, 0, 0].tolist() == list(range(20))
+    assert first.train.labels.tolist() == [k % 10 for k in range(20)]
+    assert first.mean == (0.5, 0.5, 0.5)
+    monkeypatch.setattr(data_module, "_decode", None)  # a second decoding would fail
+    assert load_dataset("cifar10").fingerprint == first.fingerprint
+
+
+def test_damaged_cache_is_set_aside_and_built_again(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    write_archive(tmp_path / "data/cifar10-small.tar.gz")
+    expected = load_dataset("cifar10").fingerprint
+    (cache,) = (tmp_path / "data/cache").glob("*.safetensors")
+    content = bytearray(cache.read_bytes())
+    content[-5] ^= 1
+    cache.write_bytes(content)
+    assert load_dataset("cifar10").fingerprint == expected
+    assert "is damaged; set aside" in capsys.readouterr().out
+
+
+def test_damaged_archive_is_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/cifar10.tar.gz").write_bytes(gzip.compress(b"rubbish"))
+    with pytest.raises(UserError, match=r"cifar10.tar.gz"):
+        load_dataset("cifar10")
+
+
+def test_recorded_data_has_sizes_and_fingerprint_but_no_images(tiny_data):
+    recorded = dataset_from_record(tiny_data.record())
+    assert recorded.fingerprint == tiny_data.fingerprint and len(recorded.train) == 120
+    with pytest.raises(DataNotFound, match="stored runs only"):
+        recorded.train.images  # noqa: B018
+
+
+def test_real_archive_restores_the_official_order():
+    """Labels of the first 20 training images of CIFAR-10, from the data set's own files."""
+    import os
+
+    folder = os.environ.get("SIMCLR_TEST_DATA")
+    if not folder or not list(Path(folder).glob("cifar*10*")):
+        pytest.skip("no real CIFAR-10 here (set SIMCLR_DATA)")
+    labels = load_dataset("cifar10", folder).train.labels[:20].tolist()
+    assert labels == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3, 4, 7, 7, 2, 9, 9, 9, 3, 2, 6]

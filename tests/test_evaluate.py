@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from simclr_core import evaluate
+from simclr_core.errors import UserError
+from simclr_core.evaluate import ProbeConfig, encode, fine_tune, fit_probe, frozen, knn_accuracy, picture_views
+from simclr_core.pretrain import pretrain
+from simclr_core.runs import unpack_array
+
+PROBE = ProbeConfig(labels=(60, 120), epochs=30, batch_size=20, lr=0.01)
+
+
+@pytest.fixture
+def run(tiny_config, tiny_data, tmp_path):
+    return pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,))
+
+
+@pytest.mark.parametrize("changes", [{}, {"hidden": 16}, {"standardise": True, "schedule": "cosine"},
+                                     {"augmentation": "digits", "copies": 2}, {"on": "z"}])  # fmt: skip
+def test_probe_learns_an_easy_task_and_records_every_epoch(run, tiny_data, changes):
+    result = fit_probe(run, tiny_data, replace(PROBE, **changes))
+    assert result["accuracy"] > 0.9 and result["accuracy"] == result["accuracies"][-1]
+    assert len(result["accuracies"]) == len(result["losses"]) == len(result["train_accuracies"]) == 30
+    assert result["losses"][-1] < result["losses"][0]
+
+
+def test_confusion_counts_true_classes_in_rows_and_agrees_with_the_accuracy(run, tiny_data):
+    result = fit_probe(run, tiny_data, replace(PROBE, epochs=1))
+    confusion = torch.tensor(result["confusion"])
+    assert confusion.sum(1).tolist() == torch.bincount(tiny_data.test.labels).tolist()
+    assert confusion.trace().item() / 40 == pytest.approx(result["accuracy"])
+
+
+def test_probe_scores_on_the_split_asked_for(run, tiny_data, monkeypatch):
+    seen = []
+    real = evaluate._predict
+    monkeypatch.setattr(evaluate, "_predict", lambda m, x, p: seen.append(len(x)) or real(m, x, p))
+    fit_probe(run, tiny_data, replace(PROBE, epochs=1))
+    fit_probe(run, tiny_data, replace(PROBE, epochs=1, labels=(0, 50), scored_on=(50, 75)))
+    assert seen == [40, 25]
+
+
+def test_probe_of_a_kept_epoch_uses_that_epochs_encoder(run, tiny_data):
+    first, last = (fit_probe(run, tiny_data, replace(PROBE, epochs=1, epoch=e))["losses"] for e in (1, None))
+    assert first != last
+    assert fit_probe(run, tiny_data, replace(PROBE, epochs=1, epoch=3))["losses"] == last
+
+
+def test_encoder_is_bit_identical_after_a_probe_and_the_check_can_fail(run, tiny_data):
+    before = {k: v.clone() for k, v in run.load_encoder().state_dict().items()}
+    fit_probe(run, tiny_data, PROBE)
+    after = run.load_encoder().state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    with frozen(module) as embed:
+        embed(torch.randn(8, 4))
+    with pytest.raises(RuntimeError, match="the encoder changed"):
+        with frozen(module) as embed:
+            embed.train()(torch.randn(8, 4))  # BN statistics move, as in R2's classifier phase
+
+
+def test_features_do_not_depend_on_how_they_are_batched(run, tiny_data, monkeypatch):
+    encoder = run.load_encoder()
+    whole = encode(encoder, tiny_data.test.images, tiny_data)
+    monkeypatch.setattr(evaluate, "ENCODE_BATCH", 7)
+    torch.testing.assert_close(encode(encoder, tiny_data.test.images, tiny_data), whole)
+
+
+def test_fine_tuning_moves_the_whole_network_but_not_the_stored_encoder(run, tiny_data):
+    before = run.load_encoder().fc.weight.clone()
+    result = fine_tune(run, tiny_data, replace(PROBE, epochs=5))
+    assert result["accuracy"] > 0.9
+    assert torch.equal(run.load_encoder().fc.weight, before)
+    assert result["losses"] != fit_probe(run, tiny_data, replace(PROBE, epochs=5))["losses"]
+
+
+def test_evaluations_are_stored_by_their_configuration(run, tiny_data, monkeypatch):
+    first = fit_probe(run, tiny_data, PROBE)
+    monkeypatch.setattr(evaluate, "_fit_probe", None)  # a second computation would fail
+    assert fit_probe(run, tiny_data, PROBE) == first
+    with pytest.raises(TypeError):
+        fit_probe(run, tiny_data, replace(PROBE, seed=1))
+
+
+def test_knn_votes_by_cosine_similarity():
+    """By hand: the far point (10, 1) is nearest by angle to class 0, by distance to class 1."""
+    h = torch.tensor([[1.0, 0.0], [1.0, 0.2], [0.0, 9.0], [6.0, 6.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert knn_accuracy(h, labels, torch.tensor([[10.0, 1.0]]), torch.tensor([0]), k=1) == 1
+    assert knn_accuracy(h, labels, torch.tensor([[10.0, 1.0]]), torch.tensor([0]), k=3) == 1
+    assert knn_accuracy(h, labels, torch.tensor([[1.0, 9.0]]), torch.tensor([1]), k=3) == 1
+    weighted = torch.tensor([[1.0, 5.0]])  # one very near vote of class 1, then two of class 0 with equal votes
+    h3, labels3 = torch.tensor([[1.0, 5.0], [1.0, 0.0], [1.0, 0.1]]), torch.tensor([1, 0, 0])
+    assert knn_accuracy(h3, labels3, weighted, torch.tensor([1]), k=3) == 0
+    assert knn_accuracy(h3, labels3, weighted, torch.tensor([1]), k=3, temperature=0.1) == 1
+    with pytest.raises(UserError, match="k must lie between 1 and the 4"):
+        knn_accuracy(h, labels, h, labels, k=5)
+
+
+def test_pictures_of_views_are_stored_with_the_run(run, tiny_data):
+    pictures = picture_views(run, tiny_data, images=3, pairs=2)
+    views = unpack_array(pictures["views"])
+    assert views.shape == (3, 4, 12, 12, 1)
+    assert (unpack_array(pictures["images"]) == tiny_data.train.images[:3].numpy()).all()
+    assert len({view.tobytes() for view in views.reshape(12, -1)}) == 12  # each its own draw
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"on": "g"}, "probe on 'g' is unknown"),
+        ({"epochs": 0}, "epochs and batch_size must be at least 1, got 0"),
+        ({"lr": -1}, "lr must be positive, got -1"),
+        ({"copies": 2}, "must go together"),
+    ],
+)
+def test_bad_probe_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        replace(PROBE, **changes)
+
+
+def test_labels_outside_the_data_are_named(run, tiny_data):
+    with pytest.raises(UserError, match=r"labels \(0, 500\) is not a range within the 120"):
+        fit_probe(run, tiny_data, replace(PROBE, labels=(0, 500)))

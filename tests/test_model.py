@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from simclr_core.errors import UserError
+from simclr_core.model import build_encoder, build_projection_head, count_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "side", "h_dim", "parameters"),
+    [
+        ("pixels", 1, 28, 784, 0),
+        ("mnist_cnn", 1, 28, 128, 420_352),  # 9*32+32 + 9*32*64+64 + 3136*128+128
+        ("resnet18", 3, 32, 512, 11_168_832),  # torchvision's 11,689,512 - fc 513,000 - 7x7 9,408 + 3x3 1,728
+        ("resnet34", 3, 32, 512, 21_276_992),
+        ("resnet50", 3, 32, 2048, 23_500_352),
+    ],
+)
+def test_encoder_has_the_stated_width_and_parameter_count(name, channels, side, h_dim, parameters):
+    encoder = build_encoder(name, channels, side).eval()
+    assert encoder(torch.zeros(2, channels, side, side)).shape == (2, h_dim) == (2, encoder.h_dim)
+    assert count_parameters(encoder) == parameters
+
+
+def test_cifar_stem_keeps_the_image_size_up_to_the_first_stage():
+    encoder = build_encoder("resnet18", 3, 32)
+    assert encoder.relu(encoder.conv1(torch.zeros(1, 3, 32, 32))).shape == (1, 64, 32, 32)
+    wide = build_encoder("resnet18", 3, 32, stem="imagenet")
+    assert wide.conv1(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 16, 16)
+    assert isinstance(wide.maxpool, torch.nn.Identity)
+
+
+def test_width_scales_every_stage():
+    encoder = build_encoder("resnet18", 3, 32, width=0.25)
+    assert encoder.h_dim == 128
+    assert [getattr(encoder, f"layer{k}")[-1].conv2.out_channels for k in (1, 2, 3, 4)] == [16, 32, 64, 128]
+
+
+def test_mnist_encoder_equals_r2s_order_relu_before_pool():
+    encoder, x = build_encoder("mnist_cnn", 1, 28), torch.randn(4, 1, 28, 28)
+    pool = torch.nn.functional.max_pool2d
+    step = pool(encoder.conv1(x).relu(), 2)
+    step = pool(encoder.conv2(step).relu(), 2)
+    torch.testing.assert_close(encoder(x), encoder.fc(step.flatten(1)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "z_dim", "parameters"),
+    [
+        ("mlp_bn", 128, 512 * 512 + 2 * 512 + 512 * 128 + 128),
+        ("mlp_no_bn", 128, 512 * 512 + 512 + 512 * 128 + 128),
+        ("linear", 128, 512 * 128),
+        ("none", 512, 0),
+    ],
+)
+def test_projection_heads_are_pinned_by_their_parameter_counts(name, z_dim, parameters):
+    head = build_projection_head(name, 512, 512, 128)
+    assert head(torch.zeros(3, 512)).shape == (3, z_dim)
+    assert count_parameters(head) == parameters
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="unknown encoder 'resnet19'"):
+        build_encoder("resnet19", 3, 32)
+    with pytest.raises(UserError, match="unknown projection head 'mlp'"):
+        build_projection_head("mlp", 8, 8, 8)
+
+
+def test_imagenet_weights_are_loaded_but_for_conv1(tmp_path, monkeypatch):
+    """A state dict made here stands in for the download; everything but conv1 must come from it."""
+    from torchvision.models import resnet18
+    from torchvision.models._api import WeightsEnum
+
+    torch.manual_seed(3)
+    stored = resnet18().state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda self, **_: stored)
+    encoder = build_encoder("resnet18", 3, 32, init="imagenet")
+    assert encoder.conv1.weight.shape == (64, 3, 3, 3)
+    torch.testing.assert_close(encoder.layer4[1].conv2.weight, stored["layer4.1.conv2.weight"])
+    with pytest.raises(UserError, match="width 1 only"):
+        build_encoder("resnet18", 3, 32, width=0.5, init="imagenet")
+
+
+def test_imagenet_weights_that_cannot_be_had_give_one_line_with_the_place_to_put_them(monkeypatch):
+    from torchvision.models._api import WeightsEnum
+
+    def refuse(self, **_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
+    with pytest.raises(UserError, match=r"resnet18-f37072fd.pth .*checkpoints"):
+        build_encoder("resnet18", 3, 32, init="imagenet")

@@ -1,0 +1,42 @@
+import math
+
+import pytest
+import torch
+
+from simclr_core.errors import UserError
+from simclr_core.optim import LARS, build_optimizer, lr_factor
+
+
+def test_cosine_starts_at_one_is_half_in_the_middle_and_ends_near_zero():
+    assert lr_factor("cosine", 0, 100) == 1
+    assert lr_factor("cosine", 50, 100) == pytest.approx(0.5)
+    assert lr_factor("cosine", 99, 100) == pytest.approx(0.5 * (1 + math.cos(0.99 * math.pi)))
+
+
+def test_warm_up_is_linear_and_the_cosine_follows_it():
+    factors = [lr_factor("cosine", step, 30, warmup_steps=10) for step in range(30)]
+    assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert factors[10] == 1 and factors[20] == pytest.approx(0.5)
+    assert lr_factor("constant", 25, 30, 10) == 1
+
+
+def test_lars_step_equals_the_hand_computed_one_and_leaves_biases_unscaled():
+    weight, bias = torch.nn.Parameter(torch.tensor([[3.0, 4.0]])), torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = LARS([weight, bias], lr=0.5, momentum=0.9, weight_decay=0.1, eta=0.001)
+    weight.grad, bias.grad = torch.tensor([[0.3, 0.0]]), torch.tensor([1.0])
+    optimizer.step()
+    # g = (0.3, 0) + 0.1 (3, 4) = (0.6, 0.4); |w| = 5, |g| = sqrt(0.52); ratio = 0.001 * 5 / |g|
+    ratio = 0.005 / math.sqrt(0.52)
+    torch.testing.assert_close(weight.data, torch.tensor([[3 - 0.5 * ratio * 0.6, 4 - 0.5 * ratio * 0.4]]))
+    torch.testing.assert_close(bias.data, torch.tensor([1.5]))  # no decay, no adaptation
+    bias.grad = torch.tensor([1.0])
+    weight.grad = None
+    optimizer.step()
+    torch.testing.assert_close(bias.data, torch.tensor([1.5 - 0.5 * 1.9]))  # momentum 0.9
+
+
+def test_unknown_optimizer_and_schedule_are_refused():
+    with pytest.raises(UserError, match="unknown optimizer 'adma'"):
+        build_optimizer("adma", [torch.nn.Linear(1, 1)], 0.1, 0, 0.9)
+    with pytest.raises(UserError, match="unknown schedule 'linear'"):
+        lr_factor("linear", 0, 10)

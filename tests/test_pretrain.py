@@ -1,0 +1,238 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from simclr_core import pretrain as pretrain_module
+from simclr_core.augment import make_views, view_recipe
+from simclr_core.data import dataset_from_record, load_dataset
+from simclr_core.errors import DataNotFound, StoreError, UserError
+from simclr_core.pretrain import PretrainConfig, batches, generator, pretrain, pretrain_flops
+from simclr_core.runs import find_run, run_name
+
+
+def weights(run):
+    return run.load_encoder().state_dict()
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_run_is_stored_found_again_and_announces_its_epochs(tiny_config, tiny_data, tmp_path):
+    events = []
+    run = pretrain(tiny_config, tiny_data, tmp_path, progress=events.append)
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    assert [event["epoch"] for event in events] == [1, 2, 3] and events[-1]["seconds_left"] == 0
+    assert run.name.startswith("tiny-mnist_cnn-r2_two_views-mlp_no_bn-")
+    again = pretrain(tiny_config, tiny_data, tmp_path, progress=events.append)
+    assert len(events) == 3 and again.history == run.history
+    assert sorted(p.name for p in run.path.iterdir()) == [
+        "config.json", "encoder.safetensors", "history.csv", "projection_head.safetensors", "provenance.json",
+    ]  # fmt: skip
+
+
+def test_loss_falls_while_training(tiny_config, tiny_data, tmp_path):
+    losses = pretrain(replace(tiny_config, epochs=8), tiny_data, tmp_path).losses
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_same_seed_gives_the_same_run_and_another_seed_another(tiny_config, tiny_data, tmp_path):
+    first = pretrain(tiny_config, tiny_data, tmp_path / "a")
+    second = pretrain(tiny_config, tiny_data, tmp_path / "b")
+    other = pretrain(replace(tiny_config, seed=1), tiny_data, tmp_path / "a")
+    assert first.losses == second.losses and equal(weights(first), weights(second))
+    assert first.losses != other.losses
+
+
+def interrupted_after(epoch):
+    """A progress callback that stops the training as a crash would, after the checkpoint of that epoch."""
+
+    def progress(event):
+        if event["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 1.0},
+                                     {"optimizer": "lars", "head": "mlp_bn", "batch_norm": "per_view"}])  # fmt: skip
+def test_resumed_run_equals_the_undisturbed_one_to_the_bit(changes, tiny_config, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
+    config = replace(tiny_config, epochs=4, **changes)
+    whole = pretrain(config, tiny_data, tmp_path / "whole", keep_epochs=(1, 3))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, tiny_data, tmp_path / "cut", keep_epochs=(1, 3), progress=interrupted_after(2))
+    assert find_run(config, tiny_data.fingerprint, tmp_path / "cut") is None
+    seen = []
+    resumed = pretrain(config, tiny_data, tmp_path / "cut", keep_epochs=(1, 3), progress=seen.append)
+    assert [event["epoch"] for event in seen] == [3, 4]
+    assert resumed.losses == whole.losses and equal(weights(resumed), weights(whole))
+    for epoch in (1, 3):
+        assert equal(resumed.load_encoder(epoch).state_dict(), whole.load_encoder(epoch).state_dict())
+
+
+CHILD = """
+import sys, torch
+from simclr_core import pretrain as p
+from simclr_core.data import load_dataset
+torch.set_num_threads(1)
+p.CHECKPOINT_SECONDS = 0.0
+config = p.PretrainConfig(dataset="digits", images=(0, 600), augmentation="digits", batch_size=64, epochs=6)
+p.pretrain(config, load_dataset("digits"), sys.argv[1], progress=lambda e: print(e["epoch"], flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_run(tmp_path):
+    def start(store):
+        return subprocess.Popen([sys.executable, "-c", CHILD, str(store)], stdout=subprocess.PIPE, text=True)
+
+    child = start(tmp_path / "killed")
+    assert child.stdout.readline() == "1\n" and child.stdout.readline() == "2\n"
+    time.sleep(0.05)  # somewhere in epoch 3
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    child = start(tmp_path / "killed")
+    first = child.communicate()[0].split()
+    assert child.returncode == 0 and "resumed" in " ".join(first)
+    start(tmp_path / "whole").communicate()
+    config = PretrainConfig(dataset="digits", images=(0, 600), augmentation="digits", batch_size=64, epochs=6)
+    fingerprint = load_dataset("digits").fingerprint
+    killed, whole = (find_run(config, fingerprint, tmp_path / name) for name in ("killed", "whole"))
+    assert killed.losses == whole.losses and equal(weights(killed), weights(whole))
+
+
+def test_kept_epochs_are_added_to_a_run_stored_without_them(tiny_config, tiny_data, tmp_path):
+    plain = pretrain(tiny_config, tiny_data, tmp_path)
+    before = weights(plain)
+    kept = pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(2,))
+    assert (kept.path / "encoder-0002.safetensors").is_file() and equal(weights(kept), before)
+    (kept.path / "encoder-0002.safetensors").unlink()
+    (kept.path / "encoder.safetensors").unlink()  # a run that came without weights is taken as it is
+    assert pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(2,)).losses == plain.losses
+
+
+def test_recorded_run_is_found_without_images_and_a_missing_one_is_not_trained(tiny_config, tiny_data, tmp_path):
+    run = pretrain(tiny_config, tiny_data, tmp_path)
+    recorded = dataset_from_record(run.record["data"])
+    assert pretrain(tiny_config, recorded, tmp_path).losses == run.losses
+    missing = replace(tiny_config, seed=5)
+    with pytest.raises(DataNotFound, match="stored runs only"):
+        pretrain(missing, recorded, tmp_path)
+    assert not (tmp_path / run_name(missing, recorded.fingerprint)).exists()
+
+
+def test_damaged_checkpoint_is_set_aside_and_training_starts_anew(tiny_config, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny_config, tiny_data, tmp_path, progress=interrupted_after(1))
+    folder = tmp_path / run_name(tiny_config, tiny_data.fingerprint)
+    (folder / "checkpoint.pt").write_bytes(b"rubbish")
+    run = pretrain(tiny_config, tiny_data, tmp_path)
+    assert (folder / "checkpoint.pt.damaged").is_file()
+    assert run.losses == pretrain(tiny_config, tiny_data, tmp_path / "clean").losses
+
+
+def test_untrained_run_has_initial_weights_whatever_the_training_settings(tiny_config, tiny_data, tmp_path):
+    untrained = pretrain(replace(tiny_config, objective="none"), tiny_data, tmp_path)
+    same = pretrain(replace(tiny_config, objective="none", epochs=9, lr=0.5), tiny_data, tmp_path)
+    assert untrained.path == same.path and untrained.history == []
+    assert equal(weights(untrained), tiny_config.build_encoder(tiny_data.record()).state_dict())
+
+
+def test_overfits_one_small_batch(tiny_data, tmp_path):
+    """The loss comes close to its floor (the simplex's) on 8 images that are seen many times."""
+    config = PretrainConfig(dataset="tiny", images=(0, 8), augmentation="digits", batch_size=8, epochs=150, lr=0.003)
+    assert pretrain(config, tiny_data, tmp_path).losses[-1] < 1.6  # log(15) = 2.71 at the start, floor 1.36
+
+
+def test_last_batch_of_any_size_is_used_and_a_single_image_joins_the_batch_before():
+    assert [len(b) for b in batches(torch.arange(10), 4)] == [4, 4, 2]
+    assert [len(b) for b in batches(torch.arange(9), 4)] == [4, 5]
+    assert torch.cat(batches(torch.arange(9), 4)).tolist() == list(range(9))
+
+
+def test_every_epoch_has_its_own_order_and_views():
+    draws = [torch.rand(3, generator=generator(0, purpose, epoch)).tolist()
+             for purpose in ("order", "views") for epoch in (1, 2)]  # fmt: skip
+    assert len({tuple(draw) for draw in draws}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": -0.5}, "temperature must be positive and finite, got -0.5"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 101}, "batch_size 101 is larger than the 100 images"),
+        ({"encoder": "resnet20"}, "encoder 'resnet20' is unknown; known are pixels"),
+        ({"augmentation": "wild"}, "augmentation 'wild' is unknown"),
+        ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
+        ({"images": (5, 5)}, "images must be a range"),
+    ],
+)
+def test_bad_configuration_is_named(changes, message, tiny_config):
+    with pytest.raises(UserError, match=message):
+        replace(tiny_config, **changes)
+
+
+def test_images_past_the_end_of_the_data_are_refused(tiny_config, tiny_data, tmp_path):
+    with pytest.raises(UserError, match=r"\(0, 500\) reach past the 120 training images"):
+        pretrain(replace(tiny_config, images=(0, 500)), tiny_data, tmp_path)
+
+
+def test_loss_that_is_not_finite_stops_the_run_with_epoch_and_learning_rate(tiny_config, tiny_data, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is nan in epoch \d at learning rate 1e\+30"):
+        pretrain(replace(tiny_config, optimizer="sgd", lr=1e30), tiny_data, tmp_path)
+
+
+def test_full_disk_is_one_line_and_leaves_no_half_written_file(tiny_config, tiny_data, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"cannot write .*config.json: No space left on device; free some space"):
+        pretrain(tiny_config, tiny_data, tmp_path)
+    monkeypatch.undo()
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert len(pretrain(tiny_config, tiny_data, tmp_path).history) == 3
+
+
+def test_store_that_cannot_be_written_is_one_line(tiny_config, tiny_data, tmp_path):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"run store .*runs cannot be written"):
+        pretrain(tiny_config, tiny_data, tmp_path / "runs")
+
+
+def test_flops_of_the_mnist_encoder_equal_the_hand_computed_ones(tiny_data):
+    config = PretrainConfig(dataset="tiny", images=(0, 10), batch_size=5, epochs=2)
+    one_image = 2 * (12 * 12 * 9 * 32 + 6 * 6 * 9 * 32 * 64 + 64 * 9 * 128)  # two per multiply-add, 12 x 12 pixels
+    assert pretrain_flops(config, tiny_data) == 3 * 2 * one_image * 10 * 2
+
+
+def test_bf16_gives_nearly_the_fp32_loss(tiny_config, tiny_data, tmp_path):
+    full = pretrain(tiny_config, tiny_data, tmp_path).losses
+    half = pretrain(replace(tiny_config, precision="bf16"), tiny_data, tmp_path).losses
+    assert full != half and full == pytest.approx(half, abs=0.02)
+
+
+def test_one_step_is_adams_step_on_the_loss_of_the_stacked_views(tiny_config, tiny_data, tmp_path):
+    """The training step, written out apart from the code: encoder, head, loss, gradient, Adam's first step."""
+    from simclr_core.loss import nt_xent_loss
+    from simclr_core.pretrain import _Training
+    from simclr_core.runs import Run
+
+    training = _Training(Run(tmp_path, tiny_config), tiny_data, (), None)
+    recipe = view_recipe("r2_two_views")
+    x = make_views(tiny_data.train.images[:8], recipe, tiny_data.mean, tiny_data.std, generator(0, "views"))
+    before = training.encoder.fc.weight.detach().clone()
+    z_i, z_j = (training.head(training.encoder(view)) for view in x)
+    gradient = torch.autograd.grad(nt_xent_loss(z_i, z_j, 0.5), training.encoder.fc.weight)[0]
+    training.step(*x)
+    expected = before - 0.001 * gradient / (gradient.abs() + 1e-8)  # bias-corrected moments are g and g^2
+    torch.testing.assert_close(training.encoder.fc.weight.detach(), expected, atol=2e-5, rtol=0)
