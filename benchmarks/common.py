@@ -1,0 +1,58 @@
+"""What the benchmarks share: interleaved timing, generated images, a line on hardware and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def interleave(runs: dict[str, Callable[[], int]], rounds: int, at_least: float) -> dict[str, list[float]]:
+    """Seconds per unit of every candidate, one value a round; a run returns how many units it made.
+
+    Each round, after one of warm-up, runs every candidate for `at_least` that many seconds: other load on the
+    machine meets all alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            units, start = 0, time.perf_counter()
+            while not units or time.perf_counter() - start < at_least:
+                units += run()
+            if turn:
+                seconds[name].append((time.perf_counter() - start) / units)
+    return seconds
+
+
+def speedup(seconds: dict[str, list[float]], name: str, base: str) -> float:
+    """Median over the rounds of how many times faster `name` is than `base` in the same round."""
+    return median(slow / fast for slow, fast in zip(seconds[base], seconds[name], strict=True))
+
+
+def generated_images(n: int, size: int, channels: int) -> Tensor:
+    """uint8 (n, size, size, channels): smooth colours with some noise; always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = F.interpolate(torch.rand(n, channels, 5, 5, generator=generator), size=(size, size), mode="bicubic")
+    noise = torch.rand(n, channels, size, size, generator=generator)
+    return (0.85 * coarse + 0.15 * noise).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def environment(packages: Sequence[str]) -> str:
+    """CPU, threads, load and versions in one line."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    cpu = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+    malloc = "tuned" if "MALLOC_TOP_PAD_" in os.environ else "default"
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"{cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} thread(s), "
+        f"malloc {malloc}; Python {platform.python_version()}, {versions}"
+    )
