@@ -1,0 +1,69 @@
+"""Intervals against values worked out by hand, and the texts made of them."""
+
+import math
+
+import pytest
+
+from labreport.statistics import interval_of_mean, paired_difference, percent_table, summarise
+
+
+def test_mean_and_standard_deviation_of_three_values():
+    summary = summarise([0.94, 0.95, 0.96])  # squares of the deviations: 1e-4 + 0 + 1e-4, over n - 1 = 2
+    assert summary.mean == pytest.approx(0.95)
+    assert summary.sd == pytest.approx(0.01)
+    assert summary.n == 3
+
+
+def test_values_are_listed_in_the_order_of_their_seeds():
+    assert summarise({2: 0.3, 0: 0.1, 1: 0.2}).values == (0.1, 0.2, 0.3)
+
+
+def test_interval_of_three_values_is_4_303_standard_errors():
+    interval = interval_of_mean([1.0, 2.0, 3.0])  # t(0.975, 2) = 4.302653, standard error 1 / sqrt(3)
+    assert interval.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
+    assert interval.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
+
+
+def test_interval_of_five_values_is_2_776_standard_errors():
+    interval = interval_of_mean([0.0, 1.0, 2.0, 3.0, 4.0])  # t(0.975, 4) = 2.776445, sd = sqrt(2.5)
+    assert interval.high - 2 == pytest.approx(2.776445 * math.sqrt(0.5), abs=1e-6)
+
+
+def test_difference_is_paired_by_seed_not_by_position():
+    difference = paired_difference({0: 0.91, 1: 0.82, 2: 0.73}, {2: 0.70, 1: 0.80, 0: 0.90})
+    assert difference.mean == pytest.approx(0.02)  # 0.01, 0.02, 0.03 although the values spread over 0.2
+    assert difference.high - difference.mean == pytest.approx(4.302653 * 0.01 / math.sqrt(3), abs=1e-8)
+
+
+def test_difference_uses_only_the_seeds_that_both_have():
+    assert paired_difference({0: 1.0, 1: 2.0, 7: 99.0}, {0: 0.5, 1: 1.5, 8: -99.0}).n == 2
+
+
+def test_one_pair_has_an_infinite_interval():
+    difference = paired_difference({0: 0.9}, {0: 0.8})
+    assert (difference.low, difference.high, difference.n) == (-math.inf, math.inf, 1)
+
+
+def test_no_seed_in_common_is_an_error_that_names_the_seeds():
+    with pytest.raises(ValueError, match=r"\[0\] and \[1\]"):
+        paired_difference({0: 0.9}, {1: 0.8})
+
+
+def test_no_values_is_an_error():
+    with pytest.raises(ValueError, match="no values"):
+        summarise([])
+
+
+def test_texts_give_percent_points_interval_and_seeds():
+    assert summarise([0.94, 0.95, 0.96]).percent() == "95.0 ± 1.0 %"
+    assert summarise([0.9527]).percent(2) == "95.27 %"
+    difference = paired_difference({0: 0.89, 1: 0.88, 2: 0.87}, {0: 0.9, 1: 0.9, 2: 0.9})
+    assert difference.points() == "−2.0 points (95 % interval −4.5 to +0.5, 3 seeds)"
+    assert paired_difference({0: 3.0}, {0: 1.0}).text(unit="s") == "+2.0 s (1 seed)"
+
+
+def test_table_shows_mean_spread_n_and_every_seed():
+    table = percent_table({"ours": {0: 0.97, 1: 0.98}, "random": {0: 0.84}}, "encoder")
+    assert list(table.columns) == ["encoder", "test accuracy (%)", "n", "every seed (%)"]
+    assert table.iloc[0].tolist() == ["ours", "97.5 ± 0.7", 2, "97.0, 98.0"]
+    assert table.iloc[1].tolist() == ["random", "84.0", 1, "84.0"]
