@@ -1,0 +1,169 @@
+"""What 99_summary says of the whole report: abstract, results, limits and appendix, all from the results JSON."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from labreport.claims import Verdict
+from labreport.rules import FAILS, HOLDS, NOT_TESTED, UNDECIDED
+from labreport.statistics import count_seeds, summarise
+from simclr_core.errors import StoreError
+from simclr_core.runs import read_history, read_json
+
+Results = Mapping[str, dict]
+
+# Measures of the results table, in its order: key, what it is called there.
+HEADLINES = (
+    ("mnist.r2.hidden.1part", "MNIST, R2's recipe, one hidden layer, a tenth of the labels"),
+    ("mnist.r2.linear.1part", "MNIST, R2's recipe, linear classifier, a tenth of the labels"),
+    ("mnist.r2.hidden.2parts", "MNIST, R2's recipe, one hidden layer, a fifth of the labels"),
+    ("mnist.ours.good.1part", "MNIST, our recipe and classifier, a tenth of the labels"),
+    ("mnist.random.hidden.1part", "MNIST, untrained encoder, one hidden layer, a tenth of the labels"),
+    ("mnist.supervised.1part", "MNIST, supervised, a tenth of the labels"),
+    ("clusters.kmeans.pixels.accuracy", "MNIST, k-means on pixels, no labels"),
+    ("clusters.gmm.pixels.accuracy", "MNIST, Gaussian mixture on pixels, no labels"),
+    ("clusters.kmeans.h.accuracy", "MNIST, k-means on h (our recipe), no labels"),
+    ("clusters.gmm.h.accuracy", "MNIST, Gaussian mixture on h (our recipe), no labels"),
+)
+
+
+def results_folder(given: str) -> Path:
+    """The folder asked for, else the report being made ($LABREPORT_OUTPUT), else the smoke report's."""
+    if given:
+        return Path(given)
+    here = Path.cwd()
+    root = next((p for p in (here, *here.parents) if (p / "notebooks/profiles").is_dir()), here)
+    return Path(os.environ.get("LABREPORT_OUTPUT") or root / "reports/smoke") / "results"
+
+
+def measured(results: Results) -> dict[str, dict]:
+    """Every measure of every notebook by its key, with the notebook's data set and setting added."""
+    return {
+        key: {**entry, "notebook": name, "reduced": content["reduced"], "data": content["data"]}
+        for name, content in results.items()
+        for key, entry in content["measures"].items()
+    }
+
+
+def count_verdicts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Number of claims per verdict, in a fixed order, none left out."""
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    return {word: counts[word] for word in (HOLDS, FAILS, UNDECIDED, NOT_TESTED)}
+
+
+def abstract(results: Results, verdicts: Sequence[Verdict]) -> str:
+    """A paragraph for the title page, computed from the results."""
+    entries, counts = measured(results), count_verdicts(verdicts)
+    sentences = [
+        "This report was computed by the notebooks beside it: every number, figure and sentence about a number "
+        "follows from stored runs of SimCLR."
+    ]
+    if "mnist.r2.hidden.1part" in entries:
+        entry = entries["mnist.r2.hidden.1part"]
+        name = entry["data"][0]["name"]
+        ours, supervised = (
+            summarise(entries[f"mnist.{key}"]["values"]) for key in ("ours.good.1part", "supervised.1part")
+        )
+        r2 = summarise(entry["values"])
+        setting = f", a reduced setting ({entry['reduced']})" if entry["reduced"] else ""
+        sentences.append(
+            f"On {name}{setting}, the recipe of R2 reaches {r2.percent(2)} test accuracy with a classifier on the "
+            f"frozen encoder; our recipe, on the same images and labels, {ours.percent(2)}; the same network trained "
+            f"on the labels alone, {supervised.percent(2)} ({count_seeds(r2.n)})."
+        )
+    if "clusters.kmeans.pixels.accuracy" in entries:
+        pixels, h = (
+            max(summarise(entries[f"clusters.{m}.{on}.accuracy"]["values"]).mean for m in ("kmeans", "gmm"))
+            for on in ("pixels", "h")
+        )
+        verb = "rises" if h > pixels else "goes"
+        sentences.append(f"Without labels, clustering accuracy {verb} from {100 * pixels:.1f} % on pixels to "
+                         f"{100 * h:.1f} % on the learnt representation.")  # fmt: skip
+    parts = ", ".join(f"{count} {word}" for word, count in counts.items())
+    sentences.append(f"Of {len(verdicts)} claims in five sources: {parts}.")
+    return " ".join(sentences)
+
+
+def results_frame(results: Results) -> pd.DataFrame:
+    """The main measures: mean ± sd, every seed's value, n, data and setting."""
+    entries = measured(results)
+    rows = []
+    for key, name in HEADLINES:
+        if key in entries:
+            entry, summary = entries[key], summarise(entries[key]["values"])
+            rows.append({
+                "quantity": name, "accuracy (%)": summary.text(100, 2), "n": summary.n,
+                "every seed (%)": ", ".join(f"{100 * value:.2f}" for value in summary.values),
+                "data": entry["data"][0]["name"], "setting": "reduced" if entry["reduced"] else "as stated",
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=["quantity", "accuracy (%)", "n", "every seed (%)", "data", "setting"])
+
+
+def limits(results: Results, verdicts: Sequence[Verdict]) -> str:
+    """What this report cannot say, from what it holds."""
+    lines = []
+    seeds = {len(entry["values"]) for entry in measured(results).values()}
+    if seeds and min(seeds) < 3:
+        lines.append(
+            f"Some quantities rest on {count_seeds(min(seeds))}: differences between single runs are no verdict."
+        )
+    for name, content in results.items():
+        if content["reduced"]:
+            lines.append(f"{name} runs a reduced setting: {content['reduced']}.")
+        lines += [
+            f"{name} uses {data['name']} in place of {data['stand_in_for']}."
+            for data in content["data"]
+            if data["stand_in_for"]
+        ]
+        lines += [f"{name}: {data['source']}." for data in content["data"] if "not the official" in data["source"]]
+    untested = sum(verdict.verdict == NOT_TESTED for verdict in verdicts)
+    if untested:
+        lines.append(f"{untested} of {len(verdicts)} claims are not tested by this report; @tbl-ledger says why.")
+    lines.append("Times were measured on one machine, with whatever else it was doing.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def environment_frame(results: Results) -> pd.DataFrame:
+    rows = []
+    for name, content in results.items():
+        origin = content["provenance"]
+        rows.append({
+            "section": name,
+            "device": f"{origin['device']}, {origin['threads']} threads",
+            "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()),
+            "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
+            "data": "; ".join(f"{d['name']}: {d['source']}; SHA-256 {d['fingerprint'][:16]}…" for d in content["data"]),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def parameters_frame(results: Results) -> pd.DataFrame:
+    rows = [
+        (name, key, str(value)) for name, content in results.items() for key, value in content["parameters"].items()
+    ]
+    return pd.DataFrame(rows, columns=["section", "parameter", "value"])
+
+
+def runs_frame(results: Results) -> pd.DataFrame:
+    """One row a stored run that the report rests on; a run that has gone from the store is named so."""
+    store = Path(os.environ.get("SIMCLR_RUNS") or results_folder("").parents[2] / "runs")
+    names = sorted({run for content in results.values() for run in content["runs"]})
+    rows = [_run_row(store / name) for name in names]
+    return pd.DataFrame(rows)
+
+
+def _run_row(path: Path) -> dict:
+    try:
+        config, history = read_json(path / "config.json"), read_history(path / "history.csv")
+    except (StoreError, OSError):
+        return {"run": path.name, "seed": "–", "epochs": "–", "final loss": "not in the store", "seconds": "–"}
+    return {
+        "run": path.name,
+        "seed": str(config["seed"]),
+        "epochs": str(len(history)),
+        "final loss": f"{history[-1]['loss']:.4f}" if history else "–",
+        "seconds": f"{sum(row['seconds'] for row in history):.1f}",
+    }
