@@ -20,6 +20,7 @@ from labreport.statistics import Seeded, interval_of_mean, summarise
 WIDTH = 6.3
 INCHES_PER_CHARACTER = 0.07  # of 8-point text, about
 GREY = "0.45"
+TALLEST = 4.2  # inches of pictures: half a page, so that text and figure share one
 GAP = 2  # pixels of white between pictures
 MARKERS = "osD^vPX*"
 REPORTED = "reported by the source"
@@ -117,11 +118,14 @@ def score_dots(
             if variant in values:
                 y = row + (i - (len(variants) - 1) / 2) * 0.8 / len(variants)
                 theirs = reported.get(condition, {}).get(variant)
-                right = _draw_score(ax, y, values[variant], theirs, scale, mark)
+                left, right = _draw_score(ax, y, values[variant], theirs, scale, mark)
                 label = f"{scale * summarise(values[variant]).mean:.{digits}f}"
-                ax.annotate(label, (right, y), (5, 0), va="center", **NOTE)
+                if theirs is not None and scale * theirs > right:  # the value goes to the side the stroke is not on
+                    ax.annotate(label, (left, y), (-5, 0), va="center", ha="right", **NOTE)
+                else:
+                    ax.annotate(label, (right, y), (5, 0), va="center", **NOTE)
     _rows(ax, list(scores))
-    ax.set_xlim(right=ax.get_xlim()[1] + 0.04 * np.ptp(ax.get_xlim()))  # room for the values
+    ax.margins(x=0.08)  # room for the values
     _explain_marks(ax, max(len(values) for row in scores.values() for values in row.values()))
     names = [*variants, REPORTED] if reported else variants
     if reported:
@@ -131,8 +135,10 @@ def score_dots(
     return _finish(fig)
 
 
-def _draw_score(ax: Axes, y: float, values: Seeded, reported: float | None, scale: float, mark: dict) -> float:
-    """One condition and variant; returns the x of its rightmost mark."""
+def _draw_score(
+    ax: Axes, y: float, values: Seeded, reported: float | None, scale: float, mark: dict
+) -> tuple[float, float]:
+    """One condition and variant; returns the x of its own leftmost and rightmost marks."""
     summary, interval = summarise(values), interval_of_mean(values)
     drawn = [scale * value for value in summary.values]
     if summary.n >= MIN_SEEDS_FOR_BAR:
@@ -141,12 +147,11 @@ def _draw_score(ax: Axes, y: float, values: Seeded, reported: float | None, scal
         drawn += bar
     if reported is not None:
         ax.plot(scale * reported, y, **STROKE)
-        drawn.append(scale * reported)
     ax.plot(scale * summary.mean, y, markeredgecolor="white", **mark)
     if summary.n > 1:
         seeds = [scale * value for value in summary.values]
         ax.plot(seeds, [y] * summary.n, "o", color="black", markersize=2, alpha=0.6, markeredgewidth=0)
-    return max(drawn)
+    return min(drawn), max(drawn)
 
 
 def _explain_marks(ax: Axes, seeds: int) -> None:
@@ -245,7 +250,7 @@ def _picture_rows(rows: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
             top, left = y * (height + GAP), x * (width + GAP)
             canvas[top : top + height, left : left + width] = picture
     label_width = 0.2 + INCHES_PER_CHARACTER * max(map(len, titles))
-    cell = min(0.62, (WIDTH - label_width) / columns)
+    cell = min(0.62, (WIDTH - label_width) / columns, TALLEST / len(rows))
     fig, ax = _axes("", "", cell * len(rows) + 0.1, cell * columns + label_width, "compressed")
     ax.imshow(canvas.squeeze(-1) if channels == 1 else canvas, cmap="gray", vmin=0, vmax=255)
     ax.set_yticks([(height - 1) / 2 + y * (height + GAP) for y in range(len(rows))], titles)
