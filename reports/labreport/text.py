@@ -1,0 +1,47 @@
+"""Plain text on its way into HTML and Typst: widths, cleaning, quoting."""
+
+import re
+import unicodedata
+
+_ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+def display_width(text: str) -> int:
+    """Columns of monospaced type: two for East Asian wide characters, none for combining ones."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def clean_terminal_text(text: str) -> str:
+    """What a terminal would show at the end: no colour codes, no control characters, rewritten lines once."""
+    lines = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in _ANSI.sub("", text).split("\n"))
+    return _CONTROL.sub("", "\n".join(lines)).rstrip()
+
+
+def wrap_lines(text: str, columns: int) -> str:
+    """Break lines longer than `columns` of monospaced type, at a space where possible; "↪" marks the rest."""
+    return "\n".join(piece for line in text.split("\n") for piece in _wrap_line(line.expandtabs(4), columns))
+
+
+def _wrap_line(line: str, columns: int) -> list[str]:
+    pieces, mark = [], ""
+    while display_width(mark + line) > columns:
+        cut = columns - len(mark)
+        while display_width(line[:cut]) + len(mark) > columns:
+            cut -= 1
+        space = line.rfind(" ", columns // 2, cut)
+        cut = space + 1 if space > 0 else cut
+        pieces.append(mark + line[:cut])
+        line, mark = line[cut:], "↪ "
+    return [*pieces, mark + line]
+
+
+def typst_string(text: str) -> str:
+    """A Typst string literal."""
+    escaped = _CONTROL.sub("", text).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + escaped.replace("\n", "\\n").replace("\t", "\\t") + '"'
+
+
+def breakable(text: str) -> str:
+    """Allow line breaks (zero-width spaces) inside long words: hashes, paths, configuration keys."""
+    return re.sub(r"\S{20,}", lambda m: re.sub(r"([/_.,:=-]+|[^\W_]{16})(?=\S)", "\\1\u200b", m[0]), text)

@@ -1,0 +1,369 @@
+"""From executed notebooks to one HTML and one PDF file that say the same, or to one clear error."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_markdown_cell, new_output
+from sample_report import (
+    FRONT,
+    HTML_LOOKING,
+    code_cell,
+    figure_output,
+    sample_sections,
+    table_output,
+    wide_frame,
+    write_notebook,
+)
+
+from labreport.exporters import Front, LabReportHTMLExporter, LabReportTypstExporter, Section, render
+from labreport.merge import merge
+from labreport.text import clean_terminal_text, display_width, wrap_lines
+from simclr_core.errors import UserError
+
+needs_poppler = pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs poppler-utils to read the PDF")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """(HTML as a tree, path of the PDF) of the sample report."""
+    folder = tmp_path_factory.mktemp("report")
+    html, pdf = render(sample_sections(folder), FRONT, folder / "output")
+    return BeautifulSoup(html.read_text(encoding="utf8"), "html.parser"), pdf
+
+
+@pytest.fixture(scope="module")
+def pdf_text(report):
+    return subprocess.run(["pdftotext", "-layout", report[1], "-"], capture_output=True, text=True).stdout
+
+
+def export(tmp_path, *cells, exporter=LabReportHTMLExporter) -> str:
+    """One notebook of these cells through an exporter."""
+    path = write_notebook(tmp_path / "01_study.ipynb", *cells)
+    return exporter().from_notebook_node(merge([Section("01_study", path)], Front("Report")))[0]
+
+
+both = pytest.mark.parametrize("exporter", [LabReportHTMLExporter, LabReportTypstExporter])
+
+
+def test_page_has_no_script_and_nothing_from_elsewhere(report):
+    html, _ = report
+    assert not html.find_all(["script", "link", "iframe"])
+    sources = [tag["src"] for tag in html.find_all(src=True)]
+    assert sources and all(source.startswith("data:") for source in sources)
+    assert not re.search(r"url\((?!data:)|@import", html.style.text)
+
+
+def test_title_page_has_banner_abstract_facts_and_says_dirty(report):
+    header = report[0].find("header")
+    assert header.h1.text == FRONT.title and FRONT.banner in header.find(class_="banner").text
+    assert "95.2 %" in header.find(class_="abstract").text
+    assert [dt.text for dt in header.find_all("dt")] == [*FRONT.facts, "State"]
+    assert "dirty" in header.find(class_="dirty").text
+    assert "Twice." not in report[0].get_text()  # a cell's abstract is on the title page alone
+
+
+def test_every_table_of_a_report_with_a_banner_points_to_it(report):
+    figures = report[0].find_all("figure", class_="table")
+    assert len(figures) == 4 and all(figure.find("a", href="#banner") for figure in figures)
+
+
+def test_contents_list_the_numbered_sections_and_lead_to_them(report):
+    html, _ = report
+    entries = [(a.text.strip(), html.find(id=a["href"][1:])) for a in html.nav.find_all("a")]
+    assert [text for text, _ in entries][1:4] == ["1.1Data in words", "1.2Limits", "2Tables"]
+    assert all(heading.name in ("h1", "h2") for _, heading in entries)
+
+
+def test_every_link_inside_the_page_leads_somewhere_and_no_id_is_used_twice(report):
+    html, _ = report
+    ids = [tag["id"] for tag in html.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in html.find_all("a", href=re.compile("^#"))} <= set(ids)
+
+
+def test_links_to_headings_and_other_notebooks_lead_to_their_sections(report):
+    html, _ = report
+    targets = {a.text: html.find(id=a["href"][1:]).text for a in html.main.find_all("a", href=re.compile("^#sec"))}
+    assert targets["link"].endswith("Limits") and targets["the ledger"].endswith("Claims")
+    assert targets["the second notebook"].endswith("Tables")
+
+
+def test_references_carry_the_numbers_of_the_captions(report):
+    html, _ = report
+    captions = {figure["id"]: figure.b.text for figure in html.find_all("figure", id=True)}
+    assert captions == {
+        "fig-loss": "Figure 1.",
+        "tbl-wide": "Table 1.",
+        "tbl-long": "Table 2.",
+        "tbl-claims": "Table 3.",
+    }
+    references = html.find_all("a", href=re.compile("^#(fig|tbl)-"))
+    assert len(references) >= 13
+    assert all(captions[a["href"][1:]] == a.text.replace("\u00a0", " ") + "." for a in references)
+    assert html.find("code", string="@fig-not-a-reference")
+
+
+@needs_poppler
+def test_pdf_has_the_same_sections_captions_and_sentences(report, pdf_text):
+    html, _ = report
+    words = " ".join(pdf_text.split())
+    for figure in html.find_all("figure", id=True):
+        assert figure.b.text in words
+    for heading in html.find_all(["h1", "h2"])[3:]:
+        assert heading.get_text(" ").split("\u03c4")[0].split("$")[0].split()[-1] in words
+    for sentence in (
+        "The probe beats a random encoder by 5 points.",
+        "中文字符",
+        "first item",
+        "To be read with the notice",
+    ):
+        assert sentence in words
+    assert "@fig" not in words.replace("@fig-not-a-reference", "")
+
+
+@needs_poppler
+def test_pdf_is_tagged_has_a_title_and_numbered_pages_with_running_headers(report, pdf_text):
+    info = subprocess.run(["pdfinfo", report[1]], capture_output=True, text=True).stdout
+    assert re.search(r"Tagged: +yes", info) and FRONT.title in info
+    pages = pdf_text.split("\f")[:-1]
+    assert all(re.search(rf"{n} / {len(pages)}\s*$", page) for n, page in enumerate(pages, start=1))
+    assert all(page.lstrip().startswith(FRONT.title) for page in pages)
+    assert re.search(r"2 +Tables\n", pages[5]) and re.search(r" Code\n", pages[-1])
+
+
+@needs_poppler
+def test_nothing_in_the_pdf_reaches_into_the_margins(report):
+    boxes = subprocess.run(["pdftotext", "-bbox", report[1], "-"], capture_output=True, text=True).stdout
+    for page in BeautifulSoup(boxes, "html.parser").find_all("page"):
+        for word in page.find_all("word"):
+            assert float(word["xmin"]) > 60 and float(word["xmax"]) < float(page["width"]) - 60, word.text
+
+
+@needs_poppler
+def test_long_table_repeats_its_header_and_loses_no_row(pdf_text):
+    pages = [page for page in pdf_text.split("\f") if re.search(r"^\s*epoch\s+loss\s+state", page, re.M)]
+    assert len(pages) == 2
+    rows = [int(n) for page in pages for n in re.findall(r"^\s*(\d+)\s+[\d.]+\s+done", page, re.M)]
+    assert rows == list(range(90))
+
+
+def test_wide_table_is_turned_and_a_narrow_one_is_not(tmp_path):
+    narrow = export(tmp_path, code_cell("t", table_output(wide_frame(3), "tbl-x")), exporter=LabReportTypstExporter)
+    wide = export(tmp_path, code_cell("t", table_output(wide_frame(14), "tbl-x")), exporter=LabReportTypstExporter)
+    assert "flipped: true" in wide and "flipped: true" not in narrow
+
+
+@both
+def test_table_too_wide_for_any_page_is_an_error_that_names_it(tmp_path, exporter):
+    with pytest.raises(UserError, match=r"tbl-x \(notebook 01_study, cell 1\).*61 columns"):
+        export(tmp_path, code_cell("t", table_output(wide_frame(60), "tbl-x")), exporter=exporter)
+
+
+def test_formulas_are_mathml_and_bare_align_is_one(report):
+    html, _ = report
+    maths = html.find_all("math")
+    assert len(maths) >= 7 and len(html.main.find_all("math", display="block")) == 2
+    outside = "".join(text for text in html.strings if text.parent.name != "annotation")
+    assert "\\begin" not in outside and "$" not in outside
+
+
+def test_html_looking_text_is_text_wherever_it_stands(report):
+    html, _ = report
+    assert HTML_LOOKING in html.find("pre", string=HTML_LOOKING).text  # an output
+    assert HTML_LOOKING in [cell.text for cell in html.find_all("td")]
+    assert "<b>raw HTML</b>" in html.main.get_text()
+
+
+def test_code_is_folded_in_the_page_and_removed_cells_are_gone(report):
+    html, _ = report
+    assert [d.summary.text for d in html.find_all("details")] == ["Code"] * 10
+    assert not html.find("details", open=True)
+    assert "epochs = 5" in html.details.text and "secret" not in html.get_text()
+
+
+@needs_poppler
+def test_code_stands_at_the_end_of_the_pdf(pdf_text):
+    before, _, code = pdf_text.rpartition("The code of each notebook")
+    assert "epochs = 5" in code and "epochs = 5" not in before and "secret" not in pdf_text
+
+
+def test_terminal_colours_and_rewritten_lines_are_gone(report):
+    text = report[0].find("pre", class_="output").text
+    assert text.startswith("epoch 2: loss 4.9\n0.95 0.95") and "\x1b" not in text
+
+
+def test_failed_section_is_marked_and_shows_what_stopped_it(report):
+    html, _ = report
+    section = html.main.find_all("section", recursive=False)[2]
+    assert section.h1.find(class_="failed-mark") and "cell 3: ZeroDivisionError" in section.text
+    assert len(html.nav.find_all(class_="failed-mark")) == 2
+
+
+def test_section_without_notebook_goes_by_its_name(report):
+    section = report[0].main.find_all("section", recursive=False)[3]
+    assert "04_missing" in section.h1.text and "no space left" in section.text
+
+
+def test_reference_into_a_failed_notebook_does_not_cost_the_report(tmp_path):
+    good = write_notebook(tmp_path / "99.ipynb", "# Summary\n\nSee @fig-lost and [there](01_study.ipynb#lost).")
+    sections = [Section("01_study", None, "stopped"), Section("99", good)]
+    html, pdf = render(sections, Front("Report"), tmp_path)
+    assert "(fig-lost is missing)" in html.read_text(encoding="utf8") and pdf.stat().st_size
+
+
+@both
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["See @fig-none."], r"01_study, cell 1: reference @fig-none is undefined"),
+        ([code_cell("f", figure_output("fig-a", "See @tbl-none."))], r"cell 1: reference @tbl-none"),
+        (
+            [code_cell("t", table_output(pandas.DataFrame({"a": ["@fig-none"]}), "tbl-a"))],
+            "@fig-none is undef",
+        ),
+        (
+            [code_cell("f", figure_output("fig-a")), code_cell("f", figure_output("fig-a"))],
+            "fig-a is used twice",
+        ),
+        ([code_cell("f", figure_output("fig-a", alt=""))], r"fig-a \(notebook 01_study, cell 1\): no alt"),
+        ([code_cell("f", figure_output("fig-a", caption=" "))], r"fig-a .*: no caption"),
+        ([code_cell("f", figure_output("fig-a", caption="One.\n\nTwo."))], "a caption is one paragraph"),
+        ([code_cell("f", new_output("display_data", {"image/png": "eA=="}))], "cell 1: a picture without"),
+        (["![A cat.](cat.png)"], r"cell 1: the picture cat.png cannot be shown: no such file"),
+        (["![](cat.png)"], "cat.png has no alternative text"),
+        (["![A cat.](https://example.org/cat.png)"], "beside the notebook"),
+        (["text", r"A formula $\undefinedmacro{x}$."], r"cell 2: .*undefinedmacro"),
+        ([r"A formula $\frac{1}{$."], r"cell 1: .*TeX"),
+        ([r"Raw \foo{x}."], r"cell 1: TeX outside of a formula"),
+        (["[there](#nowhere)"], r"cell 1: the link to '#nowhere'"),
+        (["[there](../README.md)"], r"leads to nothing in the report"),
+    ],
+)
+def test_what_cannot_be_rendered_is_one_line_that_names_it(tmp_path, exporter, cells, message):
+    with pytest.raises(UserError, match=message) as caught:
+        export(tmp_path, *cells, exporter=exporter)
+    assert "\n" not in str(caught.value)
+
+
+def test_duplicate_label_in_two_notebooks_names_both(tmp_path):
+    paths = [write_notebook(tmp_path / f"{n}.ipynb", code_cell("f", figure_output("fig-a"))) for n in ("01", "02")]
+    with pytest.raises(UserError, match=r"fig-a is used twice: in notebook 01, cell 1 and in notebook 02, cell 1"):
+        render([Section(path.stem, path) for path in paths], Front("Report"), tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+def test_unreadable_notebook_is_named(tmp_path):
+    (tmp_path / "01.ipynb").write_text("{")
+    with pytest.raises(UserError, match=r"notebook 01\.ipynb: cannot be read"):
+        render([Section("01", tmp_path / "01.ipynb")], Front("Report"), tmp_path)
+
+
+def test_rebuilding_elsewhere_gives_the_same_bytes(tmp_path):
+    built = []
+    for name in ("one", "another-folder"):
+        folder = tmp_path / name
+        folder.mkdir()
+        html, pdf = render(sample_sections(folder), FRONT, folder / "output")
+        built.append((html.read_bytes(), pdf.read_bytes()))
+    assert built[0] == built[1]
+    assert str(tmp_path).encode() not in built[0][0]
+
+
+def test_headings_that_skip_a_level_are_raised_and_numbered_through(tmp_path):
+    html = BeautifulSoup(export(tmp_path, "# One", "### Skipped", "## Next\n\n#### Deep", "# Two"), "html.parser")
+    headings = html.main.find_all(re.compile("^h[1-4]$"))
+    assert [(h.name, h.span.text) for h in headings] == [
+        ("h1", "1"),
+        ("h2", "1.1"),
+        ("h2", "1.2"),
+        ("h3", "1.2.1"),
+        ("h1", "2"),
+    ]
+
+
+def test_pictures_beside_the_notebook_and_attached_to_it_are_embedded(tmp_path):
+    figure = figure_output("fig-a").data
+    (tmp_path / "curve.svg").write_text(figure["image/svg+xml"])
+    attached = new_markdown_cell("![Attached curve.](attachment:a.png)")
+    attached["attachments"] = {"a.png": {"image/png": figure["image/png"]}}
+    path = write_notebook(tmp_path / "01.ipynb", "![A curve.](curve.svg)", attached)
+    html, pdf = render([Section("01", path)], Front("Report"), tmp_path)
+    images = BeautifulSoup(html.read_text(encoding="utf8"), "html.parser").find_all("img")
+    assert [(i["alt"], i["src"][:22]) for i in images] == [
+        ("A curve.", "data:image/svg+xml;bas"),
+        ("Attached curve.", "data:image/png;base64,"),
+    ]
+    assert pdf.stat().st_size > 10_000
+
+
+def test_character_that_no_font_has_does_not_cost_the_report(tmp_path, caplog):
+    path = write_notebook(tmp_path / "01.ipynb", "# Rare\n\nA private character: \U000f1234.")
+    _, pdf = render([Section("01", path)], Front("Report"), tmp_path)
+    assert pdf.read_bytes().startswith(b"%PDF") and "not complete" in caplog.text
+
+
+def test_single_notebook_goes_through_nbconvert_by_exporter_name(tmp_path):
+    path = write_notebook(tmp_path / "study.ipynb", "# Study\n\nAn $x$.", code_cell("f", figure_output("fig-a")))
+    for exporter in (LabReportHTMLExporter, LabReportTypstExporter):
+        text, resources = exporter().from_filename(str(path))
+        assert "Study" in text and list(resources["outputs"]) == ([] if exporter.target == "html" else ["fig-a.svg"])
+
+
+def test_merging_gives_each_cell_an_id_of_its_place(tmp_path):
+    merged = merge(sample_sections(tmp_path), FRONT)
+    ids = [cell["id"] for cell in merged.cells]
+    assert len(ids) == len(set(ids)) and ids[0] == "s0-c1"
+    nbformat.validate(merged)
+
+
+def test_long_report_takes_seconds(tmp_path):
+    sections, figure = [], figure_output("fig-x")
+    for n in range(6):
+        cells = [f"# Section {n}", *(f"## Part {c}\n\nText with $x_{c}$, see @fig-{n}-0." for c in range(10))]
+        for c in range(7):
+            metadata = {"labreport": {"label": f"fig-{n}-{c}", "caption": f"Loss $x_{c}$.", "alt": "A curve."}}
+            cells.append(code_cell("f", new_output("display_data", figure.data, metadata=metadata)))
+        sections.append(Section(f"{n:02d}", write_notebook(tmp_path / f"{n:02d}.ipynb", *cells)))
+    start = time.perf_counter()
+    render(sections, Front("Report"), tmp_path)
+    assert time.perf_counter() - start < 15  # 2 s; with a pandoc process for each fragment 28 s
+
+
+def test_importing_what_notebooks_use_loads_no_exporter():
+    code = "import sys, labreport; print({'nbconvert', 'matplotlib', 'pandas', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("short", ["short"]),
+        ("a word at the end", ["a word at ", "↪ the end"]),
+        ("x" * 25, ["x" * 10, "↪ " + "x" * 8, "↪ " + "x" * 7]),
+        ("中文字符中文字符", ["中文字符中", "↪ 文字符"]),
+    ],
+)
+def test_long_lines_are_broken_within_the_columns(text, lines):
+    assert wrap_lines(text, 10).split("\n") == lines
+    assert all(display_width(line) <= 10 for line in lines)
+
+
+def test_text_is_cleaned_as_a_terminal_would_show_it():
+    assert clean_terminal_text("\x1b[1mbold\x1b[0m\x07\r\n10%\r100%\n\n") == "bold\n100%"
+
+
+def test_columns_of_references_are_as_wide_as_what_is_read(tmp_path):
+    label = "fig-with-a-label-of-very-many-words"
+    frame = pandas.DataFrame({f"h{n}": [f"@{label}"] for n in range(7)})
+    cells = [code_cell("f", figure_output(label)), code_cell("t", table_output(frame, "tbl-x"))]
+    source = export(tmp_path, *cells, exporter=LabReportTypstExporter)
+    assert "columns: (auto, auto, auto, auto, auto, auto, auto,)" in source
