@@ -15,6 +15,7 @@ import math
 import sys
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from itertools import combinations
 
 import torch
 from torch import Generator, Tensor
@@ -94,6 +95,18 @@ VIEW_RECIPES = {
     "r2_two_views": _R2,
     "digits": ViewRecipe((0.4, 1.0), rotation_degrees=15.0, rotation_interpolation="bilinear"),  # ours
 }
+
+
+# Each transform alone, and each pair ("crop_jitter"): the composition study (after the paper's figure 5).
+TRANSFORMS = {
+    "crop": {"crop_scale": (0.2, 1.0)},
+    "flip": {"flip_p": 0.5},
+    "jitter": {"jitter": (0.8, 0.8, 0.8, 0.2), "jitter_p": 0.8},
+    "grayscale": {"grayscale_p": 0.2},
+    "blur": {"blur_p": 0.5},
+}
+VIEW_RECIPES |= {name: ViewRecipe(**effect) for name, effect in TRANSFORMS.items()}
+VIEW_RECIPES |= {f"{a}_{b}": ViewRecipe(**TRANSFORMS[a], **TRANSFORMS[b]) for a, b in combinations(TRANSFORMS, 2)}
 
 
 def view_recipe(name: str, strength: float = 0.5) -> ViewRecipe:

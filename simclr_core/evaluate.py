@@ -41,6 +41,8 @@ class ProbeConfig:
     standardise: bool = False  # features to mean 0, standard deviation 1, by the labelled images' statistics
     augmentation: str = ""  # name of a view recipe: its views of the labelled images are added to them
     copies: int = 0  # how many augmented views of each labelled image
+    moving_bn: bool = False  # R2's CIFAR-10 form: weights frozen, but the encoder in training mode, so that its BN
+    # statistics move; not linear evaluation, kept to show what it does
     seed: int = 0  # weights and order
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 
 
 def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
+    if config.moving_bn:
+        return _fine_tune(run, data, config)
     started = time.perf_counter()
     with frozen(_feature_modules(run, config)) as embed:
         images, labels = _labelled(data, config)
@@ -90,6 +94,7 @@ def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     started = time.perf_counter()
     encoder = run.load_encoder(config.epoch).to(memory_format=torch.channels_last)
+    encoder.requires_grad_(not config.moving_bn)
     classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(run.config.device)
     images, labels = _labelled(data, config)
     x = [normalise(images.to(run.config.device), data.mean, data.std), *_augmented(images, data, config)]

@@ -76,6 +76,18 @@ def test_fine_tuning_moves_the_whole_network_but_not_the_stored_encoder(run, tin
     assert result["losses"] != fit_probe(run, tiny_data, replace(PROBE, epochs=5))["losses"]
 
 
+def test_moving_bn_trains_the_classifier_alone_on_features_that_move(tiny_config, tiny_data, tmp_path, monkeypatch):
+    config = replace(tiny_config, encoder="resnet18", width=0.0625, epochs=1)
+    run = pretrain(config, tiny_data, tmp_path)
+    encoders = []
+    real = evaluate._train_classifier
+    monkeypatch.setattr(evaluate, "_train_classifier", lambda f, *rest: encoders.append(f) or real(f, *rest))
+    fit_probe(run, tiny_data, replace(PROBE, epochs=1, moving_bn=True))
+    stored, used = run.load_encoder().state_dict(), encoders[0].state_dict()
+    assert torch.equal(stored["layer1.0.conv1.weight"], used["layer1.0.conv1.weight"])
+    assert not torch.equal(stored["bn1.running_mean"], used["bn1.running_mean"])
+
+
 def test_evaluations_are_stored_by_their_configuration(run, tiny_data, monkeypatch):
     first = fit_probe(run, tiny_data, PROBE)
     monkeypatch.setattr(evaluate, "_fit_probe", None)  # a second computation would fail
