@@ -206,6 +206,30 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     return _finish(fig)
 
 
+def heat_map(matrix: Sequence[Sequence[float]], names: Sequence[str], quantity: str) -> Figure:
+    """Fractions in percent, a row and a column a name, each value written into its cell.
+
+    Args:
+        matrix: fractions, shape (n, n).
+        names: of rows and columns alike.
+        quantity: what the colour stands for, with its unit.
+    """
+    values = 100 * np.asarray(matrix, dtype=float)
+    side = 1.4 + 0.62 * len(names)
+    fig, ax = _axes("", "", side, side + 1.0)
+    picture = ax.imshow(values, cmap="Blues")
+    middle = (values.min() + values.max()) / 2
+    for (row, column), value in np.ndenumerate(values):
+        ax.text(column, row, f"{value:.1f}", ha="center", va="center", color="white" if value > middle else "black")
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    ax.set_yticks(range(len(names)), names)
+    _bare(ax)
+    bar = fig.colorbar(picture, shrink=0.8)
+    bar.set_label(quantity)
+    bar.outline.set_visible(False)
+    return _finish(fig)
+
+
 # ---- pictures ---------------------------------------------------------------------------------------------
 
 

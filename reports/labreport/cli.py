@@ -1,0 +1,153 @@
+"""The command line behind run_all.sh: options in, a job for the runner out. Exit status 0, 1 (a notebook failed), 2.
+
+Only the standard library is imported before the options are known to be good, so that --help needs no environment.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from labreport.project import Project, unknown
+from simclr_core.errors import UserError
+
+COMMANDS = ("report", "test", "lab", "update-references")
+ROOT = Path(__file__).resolve().parents[2]
+DESCRIPTION = """Run the notebooks and render reports/<profile>/report.html and report.pdf.
+
+  ./run_all.sh                     the whole report; profile full with a CUDA GPU, else quick
+  ./run_all.sh test [...]          the test suite, pytest and nbval; arguments go to pytest
+  ./run_all.sh lab [-- ...]        JupyterLab on the notebooks, the profile's values filled in; what is saved stays
+                                   free of them; arguments after -- go to jupyter
+  ./run_all.sh update-references   make nbval's references anew and list the numbers that moved
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (./run_all.sh --help lists everything)")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises: UserError in one line for an unknown option or a malformed value."""
+    parser = _Parser(
+        "run_all.sh",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="?", default="report", help=argparse.SUPPRESS)
+    parser.add_argument("--profile", metavar="NAME", help="a file of notebooks/profiles, without .yaml")
+    parser.add_argument("--only", metavar="03,05", help="these notebooks alone, by number or name")
+    parser.add_argument("--set", metavar="NOTEBOOK.PARAM=VALUE", action="append", default=[], dest="settings",
+                        help="one parameter, e.g. 02_cifar_study.epochs=5; may be repeated")  # fmt: skip
+    parser.add_argument("--seeds", metavar="0,1,2", type=_seeds, help="seeds of every notebook; stored ones are kept")
+    parser.add_argument("--data", metavar="DIR", help="where data sets lie; looked in before $SIMCLR_DATA and data/")
+    parser.add_argument("--require-real-data", action="store_true", help="stop when a data set is missing, instead of "
+                        "going on with a stand-in")  # fmt: skip
+    parser.add_argument("--jobs", metavar="N", type=_at_least_one, default=1, help="notebooks at a time (default 1)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="for every notebook; default: the profile's")
+    parser.add_argument("--fresh", action="store_true", help="set the stored runs of these notebooks aside first")
+    parser.add_argument("--from", metavar="DIR", dest="source", help="render from the stored runs of a report or run "
+                        "store; nothing is trained, no data are read")  # fmt: skip
+    parser.add_argument(
+        "--list", action="store_true", help="print every run, stored or not, PFLOP and minutes; no more"
+    )
+    known = [word for action in parser._actions for word in action.option_strings]
+    for word in arguments:
+        if word.startswith("--") and word.partition("=")[0] not in known:
+            raise unknown("option", word, known)
+    options = parser.parse_args(arguments)
+    if options.command not in COMMANDS:
+        raise unknown("command", options.command, COMMANDS)
+    return options
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(word.strip().isdigit() for word in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers such as 0,1,2")
+    return list(dict.fromkeys(int(word) for word in text.split(",")))
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
+    return int(text)
+
+
+def main(arguments: Sequence[str], root: Path = ROOT) -> int:
+    """Returns the exit status; what the user can mend is told in one line."""
+    try:
+        if arguments[:1] == ["test"]:
+            return _run_tests(root, arguments[1:])
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        return _dispatch(parse(arguments[:end]), arguments[end + 1 :], root)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nstopped; finished epochs and notebooks are kept, the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    except Exception as error:
+        if os.environ.get("LABREPORT_DEBUG"):
+            traceback.print_exc()
+        print(f"error: a fault of this program, {type(error).__name__}: {' '.join(str(error).split())} "
+              "(LABREPORT_DEBUG=1 shows where)", file=sys.stderr)  # fmt: skip
+        return 2
+
+
+def _run_tests(root: Path, arguments: Sequence[str]) -> int:
+    from labreport.references import run_tests
+    from labreport.stand_ins import data_environment
+
+    data_environment(None, root)  # a folder that does not exist is told before the suite starts
+    given = os.environ.get("SIMCLR_DATA")
+    with environment({"SIMCLR_DATA": str(Path(given).absolute())} if given else {}):
+        return run_tests(Project(root), arguments)
+
+
+def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path) -> int:
+    if passed_on and options.command != "lab":
+        raise UserError("arguments after -- are for ./run_all.sh lab only")
+    from labreport.progress import Reporter
+    from labreport.references import update_references
+    from labreport.stand_ins import data_environment
+
+    project = Project(root)
+    with environment(data_environment(options.data, root)):
+        if options.command == "update-references":
+            return update_references(project, Reporter())
+        from labreport import session
+
+        prepared = session.prepare(project, options)
+        with environment(prepared.job.environment):
+            if options.command == "lab":
+                from labreport.lab import open_lab
+
+                return open_lab(prepared.job, prepared.profile.name, passed_on)
+            if options.list:
+                return session.print_list(prepared)
+            return session.make(prepared, fresh=options.fresh)
+
+
+@contextmanager
+def environment(values: Mapping[str, Any]) -> Iterator[None]:
+    """Environment variables for the time of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

@@ -1,0 +1,126 @@
+"""The runs that notebooks would make, known before anything is trained: `--list`, --fresh and the progress line.
+
+A notebook's cells tagged parameters, setup and plan are executed here, in this process; they leave `plan` (name ->
+PretrainConfig), `seeds` and `data` behind.
+"""
+
+import io
+from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from labreport.parameters import has_tag, read_notebook
+from labreport.progress import in_words
+from labreport.project import working_in
+from simclr_core.errors import UserError
+
+TAGS = ("parameters", "setup", "plan")
+
+
+class PlanFailure(Exception):
+    """A notebook's own code fails before its plan is made: its execution will show the same."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A pre-training run that a notebook asks for; `name` is its folder in the run store."""
+
+    name: str
+    config: Any
+    data: Any
+    stored: bool
+
+
+def plan_runs(path: Path, parameters: Mapping[str, Any], store: Path) -> list[PlannedRun]:
+    """Every run of the notebook, one for each entry of its plan and each seed, none twice; [] without a plan cell.
+
+    Raises: UserError for values that no run can be made with; PlanFailure if the notebook's code is at fault.
+    """
+    cells = [cell for cell in read_notebook(path).cells if any(has_tag(cell, tag) for tag in TAGS)]
+    if not any(has_tag(cell, "plan") for cell in cells):
+        return []
+    from simclr_core.runs import find_run, run_name
+
+    runs = {}
+    with working_in(path.parent):
+        namespace = _execute(path.stem, cells, parameters)
+        data = namespace["data"]
+        for config in namespace["plan"].values():
+            for seeded in (replace(config, seed=seed) for seed in namespace["seeds"]):
+                name = run_name(seeded, data.fingerprint)
+                stored = find_run(seeded, data.fingerprint, store) is not None
+                runs[name] = PlannedRun(name, seeded, data, stored)
+    return list(runs.values())
+
+
+def _execute(name: str, cells: list, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The namespace after the cells; papermill's values come after the cell tagged parameters."""
+    namespace: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
+    for cell in cells:
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                exec(compile(cell.source, f"{name}.ipynb", "exec"), namespace)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        except Exception as error:
+            if isinstance(error, ValueError) and has_tag(cell, "plan"):
+                raise UserError(f"{name}: {error}") from error
+            raise PlanFailure(f"{type(error).__name__}: {error}") from error
+        if has_tag(cell, "parameters"):
+            namespace |= parameters
+    if missing := {"plan", "seeds", "data"} - namespace.keys():
+        raise PlanFailure(f"its setup and plan cells define no {' and no '.join(sorted(missing))}")
+    return namespace
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of runs that are not stored yet."""
+
+    petaflop: float
+    seconds: float
+
+
+def costs(runs: Iterable[PlannedRun]) -> dict[str, Cost]:
+    """Run name -> cost here; a few steps of each configuration are timed, seeds alike."""
+    from simclr_core.pretrain import estimate_seconds, pretrain_flops
+
+    seconds: dict[Any, float] = {}
+    answer = {}
+    for run in runs:
+        alike = replace(run.config, seed=0), run.data.fingerprint
+        if not run.stored and alike not in seconds:
+            seconds[alike] = estimate_seconds(run.config, run.data)
+        answer[run.name] = Cost(pretrain_flops(run.config, run.data) / 1e15, 0.0 if run.stored else seconds[alike])
+    return answer
+
+
+def list_runs(plans: Mapping[str, list[PlannedRun] | PlanFailure]) -> str:
+    """The text of --list: each notebook's runs, stored or not, PFLOP and minutes here; totals count a run once."""
+    once = {run.name: run for runs in plans.values() if not isinstance(runs, PlanFailure) for run in runs}
+    cost = costs(once.values())
+    width = max(map(len, once), default=0)
+    lines, seen = [], set()
+    for notebook, runs in plans.items():
+        lines.append(notebook)
+        if isinstance(runs, PlanFailure):
+            lines.append(f"  no plan: {runs}")
+            continue
+        for run in runs:
+            state = "stored" if run.stored else "shared, above" if run.name in seen else "to train"
+            minutes = f"{cost[run.name].seconds / 60:8.1f} min" if state == "to train" else ""
+            lines.append(f"  {run.name:<{width}}  {state:<13} {cost[run.name].petaflop:10.4f} PFLOP {minutes}".rstrip())
+            seen.add(run.name)
+        lines += [] if runs else ["  no runs of its own"]
+    return "\n".join([*lines, total_cost(once.values(), cost)])
+
+
+def total_cost(runs: Iterable[PlannedRun], cost: Mapping[str, Cost]) -> str:
+    """ "12 runs, 4 stored, 8 to train: 0.31 PFLOP, about 9 min of pre-training here"."""
+    runs = list(runs)
+    to_train = [cost[run.name] for run in runs if not run.stored]
+    work = f"{sum(c.petaflop for c in to_train):.4g} PFLOP, about {in_words(sum(c.seconds for c in to_train))}"
+    return (f"{len(runs)} runs, {len(runs) - len(to_train)} stored, {len(to_train)} to train: "
+            f"{work} of pre-training here")  # fmt: skip

@@ -1,0 +1,104 @@
+"""The finished report: sections and title page for the exporters, the results table for the terminal."""
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labreport.executed import Executed
+from labreport.execution import failed_form
+from labreport.exporters import Front, Section, render
+from labreport.parameters import read_notebook
+from labreport.profiles import Profile
+from labreport.project import is_summary
+from labreport.runner import Job
+from labreport.stand_ins import banner
+
+DEFAULT_TITLE = "SimCLR: a lab report that rebuilds itself"
+TABLE_ROWS = 20
+
+
+def make_report(
+    job: Job, profile: Profile, errors: Mapping[str, str], recorded: Mapping[str, Any]
+) -> tuple[Path, Path]:
+    """Render report.html and report.pdf from the executed notebooks; returns their paths.
+
+    Args:
+        errors: notebook -> "" or what stopped it, in reading order.
+        recorded: provenance of a report whose stored runs are rendered (--from), or {}.
+    """
+    from simclr_core.runs import provenance
+
+    here = provenance()
+    unknown = here["commit"] == "unknown"
+    sections = [_section(job, name, error) for name, error in errors.items()]
+    front = Front(
+        title=profile.title or DEFAULT_TITLE,
+        abstract_markdown=_abstract(sections),
+        banner=banner(job.parameters),
+        facts=_facts(job, profile, here, dict(recorded)),
+        dirty=here["dirty"] or unknown,
+    )
+    return render(sections, front, job.output)
+
+
+def _section(job: Job, name: str, error: str) -> Section:
+    executed = Executed(job.output, name).path
+    path = failed_form(executed) if error else executed
+    return Section(name, path if path.is_file() else None, error or None)
+
+
+def _abstract(sections: list[Section]) -> str:
+    """The Markdown output that the summary marks with metadata {"labreport": {"abstract": true}}; "" without one."""
+    for section in sections:
+        if is_summary(section.name) and section.path is not None:
+            for cell in read_notebook(section.path).cells:
+                for output in cell.get("outputs", []):
+                    if output.get("metadata", {}).get("labreport", {}).get("abstract"):
+                        return "".join(output["data"].get("text/markdown", ""))
+    return ""
+
+
+def _facts(job: Job, profile: Profile, here: dict, recorded: dict) -> dict[str, str]:
+    """The title page's facts; those of the runs where the runs were made elsewhere."""
+    made = recorded or here
+    commit = "not under version control" if made["commit"] == "unknown" else made["commit"][:12]
+    facts = {
+        "Profile": f"{profile.name}: {profile.description}" if profile.description else profile.name,
+        "Commit": f"{commit} (with uncommitted changes)" if made["dirty"] else commit,
+        "Device": made["device"],
+        "Versions": ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
+        "Data": "; ".join(_data_sources(job.output)) or "none",
+    }
+    return facts | ({"Rendered from": "stored runs made elsewhere; no data were read"} if job.from_store else {})
+
+
+def _data_sources(output: Path) -> list[str]:
+    """One line per data set that the notebooks' results name, in order."""
+    content = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    records = [record for result in content["notebooks"].values() for record in result.get("data", [])]
+    return list(dict.fromkeys(f"{record['name']} ({record['source']})" for record in records))
+
+
+def results_table(output: Path) -> str:
+    """The measures of results.json as text: what, mean, standard deviation over seeds, n; times are left out."""
+    content = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    rows = [
+        (key, _value(list(measure["values"].values()), measure["unit"]))
+        for result in content["notebooks"].values()
+        for key, measure in result["measures"].items()
+        if measure["unit"] != "seconds"
+    ]
+    width = max((len(key) for key, _ in rows[:TABLE_ROWS]), default=0)
+    lines = [f"  {key:<{width}}  {value}" for key, value in rows[:TABLE_ROWS]]
+    return "\n".join(
+        lines + ([f"  and {len(rows) - TABLE_ROWS} more in results.json"] if len(rows) > TABLE_ROWS else [])
+    )
+
+
+def _value(values: list[float], unit: str) -> str:
+    """ "95.2 % (n = 1)", "95.2 ± 0.3 % (n = 3)": fractions as percent, everything else in its own unit."""
+    scale, sign, digits = (100, "%", 1) if unit == "fraction" else (1, unit, 3)
+    spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.fmean(values):.{digits}f}{spread} {sign} (n = {len(values)})"

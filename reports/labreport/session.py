@@ -1,0 +1,144 @@
+"""One call of run_all.sh from options to report: what to run, on which data, then run it and render."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from labreport.executed import Executed
+from labreport.parameters import notebook_defaults
+from labreport.plan import PlanFailure, PlannedRun, costs, list_runs, plan_runs, total_cost
+from labreport.profiles import Profile, choose_parameters, load_profile, select_notebooks
+from labreport.progress import Reporter
+from labreport.project import Project
+from labreport.runner import Job, execute_notebooks, only_one, stale_notebooks
+from labreport.stand_ins import banner, settle_data
+from labreport.stored_report import StoredReport, read_stored_report
+from simclr_core.errors import UserError
+
+Plans = dict[str, list[PlannedRun] | PlanFailure]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can start: every option, parameter and data set has been checked."""
+
+    job: Job
+    profile: Profile
+    source: StoredReport | None = None
+
+
+def prepare(project: Project, options: argparse.Namespace) -> Prepared:
+    """Check everything that can be checked before anything runs. Raises: UserError."""
+    if options.source and (options.fresh or options.data):
+        raise UserError("--from renders stored runs: it goes neither with --fresh nor with --data")
+    source = read_stored_report(Path(options.source)) if options.source else None
+    device = _device(options.device)
+    profile = load_profile(project, options.profile or (source and source.profile) or _default_profile(device))
+    names = select_notebooks(project, profile, options.only)
+    everywhere = {"seeds": options.seeds, "device": options.device}
+    sections = {**profile.sections, **(source.parameters if source else {})}
+    parameters = choose_parameters(
+        project,
+        sections,
+        names,
+        {key: value for key, value in everywhere.items() if value is not None},
+        options.settings,
+    )
+    output = project.report(profile.name)
+    if source:
+        stored = source.fingerprint()
+        inputs = {name: {"from": stored} for name in names}
+        job = Job(project, parameters, output, source.store, inputs, from_store=True, jobs=options.jobs)
+        return Prepared(job, profile, source)
+    defaults = {name: notebook_defaults(project.notebook(name)) for name in names}
+    settled = settle_data(parameters, defaults, profile.stand_ins, options.require_real_data, project.root)
+    inputs = {name: {"data": data.fingerprint} for name, data in settled.used.items()}
+    return Prepared(Job(project, settled.parameters, output, project.store, inputs, jobs=options.jobs), profile)
+
+
+def _device(asked: str | None) -> str:
+    """The device asked for, or the best one here. Raises: UserError for a CUDA device that is not here."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise UserError(
+            "--device cuda: there is no CUDA GPU that torch can use here; leave it out or give --device cpu"
+        )
+    return asked if asked in ("cpu", "cuda") else "cuda" if available else "cpu"
+
+
+def _default_profile(device: str) -> str:
+    return "full" if device == "cuda" else "quick"
+
+
+def print_list(prepared: Prepared) -> int:
+    """--list. Returns 1 if a notebook's plan cannot be made, else 0."""
+    plans = _plans(prepared.job, list(prepared.job.parameters))
+    print(list_runs(plans))
+    return int(any(isinstance(plan, PlanFailure) for plan in plans.values()))
+
+
+def _plans(job: Job, names: list[str]) -> Plans:
+    plans: Plans = {}
+    for name in names:
+        try:
+            plans[name] = plan_runs(job.project.notebook(name), job.parameters[name], job.store)
+        except PlanFailure as failure:
+            plans[name] = failure
+    return plans
+
+
+def make(prepared: Prepared, fresh: bool = False) -> int:
+    """Execute, render, print. Returns 0, or 1 if a notebook failed."""
+    job, reporter = prepared.job, Reporter()
+    with only_one(job.output, reporter):
+        _announce(prepared, reporter)
+        if fresh:
+            _set_runs_aside(job, reporter)
+        plans = {} if job.from_store else _plans(job, stale_notebooks(job))
+        found = {name: plan for name, plan in plans.items() if not isinstance(plan, PlanFailure)}
+        if prepared.profile.estimate and found:
+            runs = {run.name: run for plan in found.values() for run in plan}.values()
+            reporter.say(total_cost(runs, costs(runs)))
+        to_train = {name: sum(not run.stored for run in plan) for name, plan in found.items()}
+        errors = execute_notebooks(job, to_train, reporter)
+        from labreport.report import make_report, results_table
+
+        reporter.say("rendering the report")
+        paths = make_report(job, prepared.profile, errors, prepared.source.provenance if prepared.source else {})
+        reporter.say("\n".join([results_table(job.output), *map(str, paths)]))
+    failed = [name for name, error in errors.items() if error]
+    if failed:
+        reporter.say(f"failed: {', '.join(failed)}; the report shows where")
+    return int(bool(failed))
+
+
+def _announce(prepared: Prepared, reporter: Reporter) -> None:
+    job, profile = prepared.job, prepared.profile
+    reporter.say(f"profile {profile.name}: {', '.join(job.parameters)}")
+    if job.from_store:
+        reporter.say(f"from the stored runs in {job.store}: nothing is trained, no data are read; "
+                     f"the report goes to {job.output}")  # fmt: skip
+    if warning := banner(job.parameters):
+        reporter.say(warning)
+
+
+def _set_runs_aside(job: Job, reporter: Reporter) -> None:
+    """--fresh: move the runs of these notebooks to <store>/.set-aside-<n>/ and forget their executed forms."""
+    from simclr_core.runs import writer_lock
+
+    plans = _plans(job, list(job.parameters))
+    if failures := [f"{name}: {plan}" for name, plan in plans.items() if isinstance(plan, PlanFailure)]:
+        raise UserError(f"--fresh cannot tell which runs to set aside; {'; '.join(failures)}")
+    names = sorted({run.name for plan in plans.values() for run in plan if (job.store / run.name).exists()})
+    count = 1
+    while (aside := job.store / f".set-aside-{count}").exists():
+        count += 1
+    for name in names:
+        aside.mkdir(parents=True, exist_ok=True)
+        with writer_lock(job.store, name):
+            (job.store / name).rename(aside / name)
+    for name in job.parameters:
+        Executed(job.output, name).forget()
+    reporter.say(f"{len(names)} stored runs set aside in {aside}" if names else "no stored runs to set aside")

@@ -1,0 +1,44 @@
+"""--from DIR: a report made elsewhere, rendered again from its stored runs."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labreport.executed import hash_files
+from simclr_core.errors import UserError
+
+
+@dataclass(frozen=True)
+class StoredReport:
+    """store: its run store; profile, parameters (notebook -> parameter -> value) and provenance as recorded there."""
+
+    store: Path
+    profile: str | None = None
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Over everything in the store that a report reads, weights apart."""
+        return hash_files(path for path in self.store.rglob("*") if path.suffix in (".json", ".csv"))
+
+
+def read_stored_report(folder: Path) -> StoredReport:
+    """A report's folder (results.json and runs/), or a run store alone.
+
+    Raises: UserError if it is neither, or its results.json is damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--from {folder}: no such folder; give a report's folder (holding runs/) or a run store")
+    store = folder / "runs" if (folder / "runs").is_dir() else folder
+    if not any(store.glob("*/config.json")):
+        raise UserError(f"--from {folder}: no run there; expected a report's folder with runs/<run>/config.json")
+    results = folder / "results.json"
+    if not results.is_file():
+        return StoredReport(store.absolute())
+    try:
+        content = json.loads(results.read_text(encoding="utf-8"))
+        parameters = {name: dict(result["parameters"]) for name, result in content["notebooks"].items()}
+        return StoredReport(store.absolute(), content["profile"], parameters, content["provenance"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{results} is damaged ({type(error).__name__}: {error}); copy the report anew") from error

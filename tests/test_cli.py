@@ -1,0 +1,178 @@
+"""The command line: every option does what it says, every mistake gets one line and exit status 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_project import make_project, planned_cells, study_cells, write_notebook, write_profile
+
+from labreport import report, session
+from labreport.cli import main, parse
+from simclr_core.data import load_dataset
+from simclr_core.pretrain import PretrainConfig, pretrain
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A toy checkout; rendering (pandoc and Typst, seconds) leaves two empty files and keeps what it was given."""
+    monkeypatch.delenv("SIMCLR_DATA", raising=False)
+    monkeypatch.setattr(report, "render", _render)
+    return make_project(tmp_path)
+
+
+def _render(sections, front, output):
+    _render.sections, _render.front = sections, front
+    for name in ("report.html", "report.pdf"):
+        (output / name).touch()
+    return output / "report.html", output / "report.pdf"
+
+
+def parameters_of(root, name) -> dict:
+    return json.loads((root / "reports/tiny/results.json").read_text())["notebooks"][name]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--profile tinny", "unknown profile 'tinny': did you mean 'tiny'?"),
+        ("--profile tiny --only 01,07", "unknown notebook '07'"),
+        ("--profile tiny --only 01_frist", "unknown notebook '01_frist': did you mean '01_first'?"),
+        ("--profile tiny --set 01_first.epoch=5", "unknown parameter of 01_first 'epoch': did you mean 'epochs'?"),
+        ("--profile tiny --set 01_first.epochs=five", "01_first.epochs is 'five', expected a whole number"),
+        ("--profile tiny --set 01_first.dataset=mnits", "unknown data set 'mnits'"),
+        ("--profile tiny --data /nowhere", "--data: data folder '/nowhere' does not exist"),
+        ("--profile tiny --from /nowhere", "--from /nowhere: no such folder"),
+        ("--profile tiny --from . --fresh", "neither with --fresh nor with --data"),
+        ("--seeds 0,x", "argument --seeds: '0,x': expected whole numbers"),
+        ("--jobs 0", "argument --jobs: '0': expected a whole number, 1 or more"),
+        ("--device gpu", "argument --device: invalid choice: 'gpu'"),
+        ("--profil tiny", "unknown option '--profil': did you mean '--profile'?"),
+        ("tset", "unknown command 'tset': did you mean 'test'?"),
+        ("--profile tiny -- --no-browser", "arguments after -- are for ./run_all.sh lab only"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_2_and_nothing_starts(root, capsys, arguments, message):
+    assert main(arguments.split(), root) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (root / "reports").exists()
+
+
+def test_impossible_values_are_told_before_anything_is_trained(root, capsys):
+    write_notebook(root / "notebooks/01_first.ipynb", *planned_cells("01_first"))
+    assert main(["--profile", "tiny", "--set", "1.epochs=0"], root) == 2
+    assert capsys.readouterr().err == "error: 01_first: epochs must be at least 1, got 0\n"
+    assert not (root / "reports/tiny/notebooks").exists()
+
+
+def test_a_call_runs_notebooks_and_ends_with_table_and_paths(root, capsys):
+    assert main(["--profile", "tiny", "--only", "1,99", "--set", "1.epochs=5", "--seeds", "0,1"], root) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == ["  01_first  55.0 ± 0.0 % (n = 2)", *(str(root / f"reports/tiny/report.{end}")
+                                                              for end in ("html", "pdf"))]  # fmt: skip
+    assert parameters_of(root, "01_first") == {"epochs": 5, "seeds": [0, 1]}
+    assert [section.name for section in _render.sections] == ["01_first", "99_summary"]
+    assert _render.front.abstract_markdown == "All is well."
+    assert _render.front.banner is None
+    assert _render.front.facts["Profile"] == "tiny"
+
+
+def test_a_failed_notebook_gives_status_1_and_a_report_that_shows_it(root, capsys):
+    write_notebook(root / "notebooks/01_first.ipynb", *study_cells("01_first", "raise RuntimeError('out of luck')"))
+    assert main(["--profile", "tiny", "--only", "1"], root) == 1
+    (section,) = _render.sections
+    assert section.error == "RuntimeError: out of luck"
+    assert section.path.name == "01_first.failed.ipynb"
+    assert "failed: 01_first" in capsys.readouterr().out
+
+
+def test_missing_data_are_replaced_or_required(root, capsys, monkeypatch):
+    write_profile(root, "real", "report: {stand_ins: {mnist: digits}}\n01_first: {dataset: mnist}\n")
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [])
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", _no_network)
+    assert main(["--profile", "real", "--require-real-data"], root) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: mnist not found: looked in ")
+    assert error.count("\n") == 1
+    assert main(["--profile", "real", "--only", "1"], root) == 0
+    assert "mnist was not found, digits stands in its place" in capsys.readouterr().out
+    assert "mnist was not found" in _render.front.banner
+
+
+def _no_network(self):
+    raise OSError("no network")
+
+
+def test_the_list_prints_every_run_and_starts_nothing(root, capsys, monkeypatch):
+    write_notebook(root / "notebooks/01_first.ipynb", *planned_cells("01_first"))
+    assert main(["--profile", "tiny", "--list", "--seeds", "0,1"], root) == 0
+    assert "2 runs, 0 stored, 2 to train" in capsys.readouterr().out
+    assert not (root / "reports").exists()
+
+
+def test_fresh_sets_the_stored_runs_aside(root, capsys):
+    write_notebook(root / "notebooks/01_first.ipynb", *planned_cells("01_first"))
+    config = PretrainConfig("digits", (0, 64), batch_size=32, epochs=2, lr=0.1)
+    run = pretrain(config, load_dataset("digits"), root / "runs")
+    other = pretrain(PretrainConfig("digits", (0, 32), batch_size=32, epochs=1), load_dataset("digits"), root / "runs")
+    assert main(["--profile", "tiny", "--only", "1", "--fresh"], root) == 0
+    assert "1 stored runs set aside" in capsys.readouterr().out
+    assert (root / "runs/.set-aside-1" / run.name / "provenance.json").is_file()
+    assert not run.path.exists()
+    assert other.path.exists()
+
+
+def test_from_takes_parameters_seeds_and_profile_of_the_stored_report(root, capsys, monkeypatch):
+    source = root / "elsewhere"
+    (source / "runs/some-run").mkdir(parents=True)
+    (source / "runs/some-run/config.json").write_text("{}")
+    made = {"commit": "abcdef0123456789", "dirty": False, "device": "a GPU", "versions": {"torch": "2"}}
+    recorded = {"01_first": {"parameters": {"epochs": 8, "seeds": [3]}}}
+    (source / "results.json").write_text(json.dumps({"notebooks": recorded, "profile": "tiny", "provenance": made}))
+    monkeypatch.setattr(session, "settle_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.chdir(root)
+    assert main(["--from", "elsewhere", "--only", "1"], root) == 0
+    assert parameters_of(root, "01_first") == {"epochs": 8, "seeds": [3]}
+    assert f"from the stored runs in {source / 'runs'}: nothing is trained" in capsys.readouterr().out
+    assert _render.front.facts["Device"] == "a GPU"
+    assert _render.front.facts["Commit"] == "abcdef012345"
+    (source / "results.json").write_text("{}")
+    assert main(["--from", "elsewhere"], root) == 2
+    assert "results.json is damaged" in capsys.readouterr().err
+
+
+def test_the_default_profile_follows_the_device():
+    assert session._default_profile("cuda") == "full"
+    assert session._default_profile("cpu") == "quick"
+
+
+def test_a_fault_of_the_program_is_told_in_a_line_too(root, capsys, monkeypatch):
+    monkeypatch.setattr(session, "prepare", lambda *_: 1 / 0)
+    assert main(["--profile", "tiny"], root) == 2
+    assert capsys.readouterr().err.startswith("error: a fault of this program, ZeroDivisionError: division by zero")
+
+
+def test_an_interrupt_ends_with_status_130(root, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "prepare", interrupt)
+    assert main(["--profile", "tiny"], root) == 130
+    assert capsys.readouterr().err.startswith("\nstopped")
+
+
+def test_help_needs_no_package_and_names_every_option(capsys):
+    root = Path(report.__file__).parents[2]
+    code = ("import sys; sys.path[:0] = sys.argv[1:]; import labreport.cli; "
+            "assert not {'torch', 'yaml', 'papermill', 'numpy'} & set(sys.modules)")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, str(root), str(root / "reports")], check=True)
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    options = "profile only set seeds data jobs device fresh from list require-real-data help"
+    assert all(f"--{option}" in text for option in options.split())
