@@ -63,10 +63,13 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str  # in words, for the report
+    recorded: dict | None = None  # the record of a data set whose images are not here
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of shapes, pixels and labels of both splits, as hex."""
+        if self.recorded:
+            return self.recorded["fingerprint"]
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(repr(tuple(split.images.shape)).encode())
@@ -74,17 +77,9 @@ class Dataset:
             digest.update(np.ascontiguousarray(split.labels.numpy()))
         return digest.hexdigest()
 
-    @property
-    def channels(self) -> int:
-        return self.train.images.shape[3]
-
-    @property
-    def image_size(self) -> int:
-        return self.train.images.shape[1]
-
     def record(self) -> dict:
         """What a run folder keeps of its data: enough to draw every figure without the images."""
-        return {
+        return self.recorded or {
             "name": self.name,
             "source": self.source,
             "fingerprint": self.fingerprint,
@@ -118,17 +113,9 @@ class RecordedSplit:
 
 def dataset_from_record(record: dict) -> Dataset:
     """The data set a stored run was made with, without its images; its fingerprint is taken as recorded."""
-    dataset = Dataset(
-        record["name"],
-        RecordedSplit(record["train"], record["name"]),
-        RecordedSplit(record["test"], record["name"]),
-        tuple(record["class_names"]),
-        tuple(record["mean"]),
-        tuple(record["std"]),
-        record["source"],
-    )
-    dataset.__dict__["fingerprint"] = record["fingerprint"]
-    return dataset
+    train, test = (RecordedSplit(record[split], record["name"]) for split in ("train", "test"))
+    identity = (tuple(record[key]) for key in ("class_names", "mean", "std"))
+    return Dataset(record["name"], train, test, *identity, record["source"], record)
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, download: bool = True) -> Dataset:

@@ -175,6 +175,8 @@ def pretrain(
     """
     if config.images[1] > len(data.train):
         raise UserError(f"images {config.images} reach past the {len(data.train):,} training images of {data.name}")
+    if outside := [epoch for epoch in keep_epochs if not 1 <= epoch <= config.epochs]:
+        raise UserError(f"keep_epochs {outside} lie outside the {config.epochs} epochs of the run")
     run = Run(Path(store) / run_name(config, data.fingerprint), config)
     with writer_lock(Path(store), run.name):
         stored = find_run(config, data.fingerprint, store)

@@ -122,6 +122,7 @@ def test_recorded_run_is_found_without_images_and_a_missing_one_is_not_trained(t
     run = pretrain(tiny_config, tiny_data, tmp_path)
     recorded = dataset_from_record(run.record["data"])
     assert pretrain(tiny_config, recorded, tmp_path).losses == run.losses
+    assert recorded.record() == tiny_data.record()
     missing = replace(tiny_config, seed=5)
     with pytest.raises(DataNotFound, match="stored runs only"):
         pretrain(missing, recorded, tmp_path)
@@ -184,6 +185,12 @@ def test_bad_configuration_is_named(changes, message, tiny_config):
 def test_images_past_the_end_of_the_data_are_refused(tiny_config, tiny_data, tmp_path):
     with pytest.raises(UserError, match=r"\(0, 500\) reach past the 120 training images"):
         pretrain(replace(tiny_config, images=(0, 500)), tiny_data, tmp_path)
+
+
+def test_epochs_to_keep_beyond_the_run_are_refused_before_training(tiny_config, tiny_data, tmp_path):
+    with pytest.raises(UserError, match=r"keep_epochs \[4\] lie outside the 3 epochs"):
+        pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(2, 4))
+    assert not list(tmp_path.iterdir())
 
 
 def test_loss_that_is_not_finite_stops_the_run_with_epoch_and_learning_rate(tiny_config, tiny_data, tmp_path):

@@ -1,7 +1,6 @@
 """The finished report: sections and title page for the exporters, the results table for the terminal."""
 
 import json
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from labreport.parameters import read_notebook
 from labreport.profiles import Profile
 from labreport.project import is_summary
 from labreport.runner import Job
+from labreport.results import load_results
 from labreport.stand_ins import banner
+from labreport.summary import results_frame
 
 DEFAULT_TITLE = "SimCLR: a lab report that rebuilds itself"
-TABLE_ROWS = 20
 
 
 def make_report(
@@ -82,23 +82,11 @@ def _data_sources(output: Path) -> list[str]:
 
 
 def results_table(output: Path) -> str:
-    """The measures of results.json as text: what, mean, standard deviation over seeds, n; times are left out."""
-    content = json.loads((output / "results.json").read_text(encoding="utf-8"))
-    rows = [
-        (key, _value(list(measure["values"].values()), measure["unit"]))
-        for result in content["notebooks"].values()
-        for key, measure in result["measures"].items()
-        if measure["unit"] != "seconds"
-    ]
-    width = max((len(key) for key, _ in rows[:TABLE_ROWS]), default=0)
-    lines = [f"  {key:<{width}}  {value}" for key, value in rows[:TABLE_ROWS]]
-    return "\n".join(
-        lines + ([f"  and {len(rows) - TABLE_ROWS} more in results.json"] if len(rows) > TABLE_ROWS else [])
-    )
-
-
-def _value(values: list[float], unit: str) -> str:
-    """ "95.2 % (n = 1)", "95.2 ± 0.3 % (n = 3)": fractions as percent, everything else in its own unit."""
-    scale, sign, digits = (100, "%", 1) if unit == "fraction" else (1, unit, 3)
-    spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * statistics.fmean(values):.{digits}f}{spread} {sign} (n = {len(values)})"
+    """The summary's main results as text, columns aligned; a hint at results.json where there are none."""
+    frame = results_frame(load_results(output / "results"))[["quantity", "accuracy (%)", "n", "data", "setting"]]
+    if frame.empty:
+        return f"no main result in this selection of notebooks; every measure is in {output / 'results.json'}"
+    rows = [list(frame.columns), *frame.astype(str).values.tolist()]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(frame.columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(f"  {line}" for line in lines)

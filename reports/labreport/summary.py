@@ -137,7 +137,7 @@ def environment_frame(results: Results) -> pd.DataFrame:
             "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
             "data": "; ".join(f"{d['name']}: {d['source']}; SHA-256 {d['fingerprint'][:16]}…" for d in content["data"]),
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["section", "device", "versions", "commit", "data"])
 
 
 def parameters_frame(results: Results) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def runs_frame(results: Results) -> pd.DataFrame:
     store = Path(os.environ.get("SIMCLR_RUNS") or results_folder("").parents[2] / "runs")
     names = sorted({run for content in results.values() for run in content["runs"]})
     rows = [_run_row(store / name) for name in names]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["run", "seed", "epochs", "final loss", "seconds"])
 
 
 def _run_row(path: Path) -> dict:
