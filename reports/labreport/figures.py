@@ -189,7 +189,7 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
         raise ValueError(f"matrix has shape {matrix.shape}: expected ({n}, {n}), a row and a column a class")
     longest = max(map(len, class_names))
     label = min(INCHES_PER_CHARACTER * longest, WIDTH / 3)
-    side = min(1 + 0.32 * n, WIDTH - 0.9 - label)
+    side = min(1.08 + 0.32 * n, WIDTH - 0.9 - label)
     fig, ax = _axes("predicted class", "true class", side + 0.7 * label, side + 0.9 + label, "compressed")
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     picture = ax.imshow(100 * share, norm=PowerNorm(0.5, 0, 100), cmap="Blues")

@@ -12,7 +12,6 @@ from labreport.parameters import read_notebook
 from labreport.profiles import Profile
 from labreport.project import is_summary
 from labreport.runner import Job
-from labreport.results import load_results
 from labreport.stand_ins import banner
 from labreport.summary import results_frame
 
@@ -83,9 +82,10 @@ def _data_sources(output: Path) -> list[str]:
 
 def results_table(output: Path) -> str:
     """The summary's main results as text, columns aligned; a hint at results.json where there are none."""
-    frame = results_frame(load_results(output / "results"))[["quantity", "accuracy (%)", "n", "data", "setting"]]
+    content = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    frame = results_frame(content["notebooks"])[["quantity", "accuracy (%)", "n", "data", "setting"]]
     if frame.empty:
-        return f"no main result in this selection of notebooks; every measure is in {output / 'results.json'}"
+        return f"  no main result among these notebooks; every measure is in {output / 'results.json'}"
     rows = [list(frame.columns), *frame.astype(str).values.tolist()]
     widths = [max(len(row[k]) for row in rows) for k in range(len(frame.columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

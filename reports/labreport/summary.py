@@ -42,7 +42,7 @@ def results_folder(given: str) -> Path:
 def measured(results: Results) -> dict[str, dict]:
     """Every measure of every notebook by its key, with the notebook's data set and setting added."""
     return {
-        key: {**entry, "notebook": name, "reduced": content["reduced"], "data": content["data"]}
+        key: {**entry, "notebook": name, "reduced": content.get("reduced", ""), "data": content.get("data", [])}
         for name, content in results.items()
         for key, entry in content["measures"].items()
     }

@@ -1,0 +1,82 @@
+"""99_summary's sentences and tables, and the lines run_all.sh ends with: opposite numbers, opposite words."""
+
+import json
+
+import pytest
+
+from labreport import summary
+from labreport.claims import judge
+from labreport.report import results_table
+
+
+def entry(*values: float, unit: str = "fraction") -> dict:
+    return {"values": dict(enumerate(values)), "unit": unit, "what": "", "figure": ""}
+
+
+def results(reduced: str = "", stand_in_for: str = "", seeds: int = 1, h: float = 0.8) -> dict[str, dict]:
+    data = [{"name": "mnist", "source": "made up", "fingerprint": "f" * 64, "train": 9, "test": 9,
+             "stand_in_for": stand_in_for}]  # fmt: skip
+    origin = {"commit": "c" * 40, "dirty": False, "versions": {"torch": "2"}, "device": "cpu", "threads": 1}
+    measures = {f"mnist.{key}": entry(*[value] * seeds) for key, value in
+                {"r2.hidden.1part": 0.9533, "ours.good.1part": 0.9794, "supervised.1part": 0.9767}.items()}  # fmt: skip
+    clusters = {f"clusters.{m}.{on}.accuracy": entry(value) for m in ("kmeans", "gmm")
+                for on, value in (("pixels", 0.6), ("h", h))}  # fmt: skip
+
+    def content(name: str, measured: dict) -> dict:
+        return {"notebook": name, "parameters": {"epochs": 10}, "data": data, "reduced": reduced, "series": {},
+                "measures": measured, "runs": ["gone"], "provenance": origin}  # fmt: skip
+
+    return {"01_mnist_study": content("01_mnist_study", measures),
+            "05_clustering_baseline": content("05_clustering_baseline", clusters)}  # fmt: skip
+
+
+def test_abstract_states_the_measured_figures_and_the_count_of_verdicts():
+    made = results()
+    text = summary.abstract(made, judge(made))
+    for words in ("95.33 %", "97.94 %", "97.67 %", "1 seed", "rises from 60.0 % on pixels to 80.0 %", "25 claims"):
+        assert words in text
+    assert "reduced" not in text
+
+
+def test_abstract_does_not_claim_a_rise_that_is_not_there_and_names_a_reduced_setting():
+    made = results(reduced="two epochs", h=0.4)
+    text = summary.abstract(made, judge(made))
+    assert "rises" not in text and "goes from 60.0 % on pixels to 40.0 %" in text
+    assert "a reduced setting (two epochs)" in text
+
+
+def test_abstract_and_tables_of_a_report_without_results_say_so_without_failing():
+    verdicts = judge({})
+    assert "25 not tested" in summary.abstract({}, verdicts)
+    for frame in (summary.results_frame, summary.environment_frame, summary.parameters_frame, summary.runs_frame):
+        assert list(frame({}).columns) and frame({}).empty
+
+
+def test_limits_name_few_seeds_stand_ins_and_reduced_settings_and_only_then():
+    made = results(reduced="two epochs", stand_in_for="mnist")
+    text = summary.limits(made, judge(made))
+    assert "rest on 1 seed" in text and "reduced setting: two epochs" in text and "in place of mnist" in text
+    made = {"01_mnist_study": results(seeds=3)["01_mnist_study"]}
+    text = summary.limits(made, judge(made))
+    assert "rest on" not in text and "reduced" not in text and "in place of" not in text
+
+
+def test_results_frame_gives_mean_spread_and_every_seed():
+    made = results(seeds=3)
+    made["01_mnist_study"]["measures"]["mnist.r2.hidden.1part"] = entry(0.95, 0.96, 0.97)
+    row = summary.results_frame(made).iloc[0]
+    assert row["accuracy (%)"] == "96.00 ± 1.00" and row["n"] == 3
+    assert row["every seed (%)"] == "95.00, 96.00, 97.00" and row["setting"] == "as stated"
+
+
+def test_run_that_has_gone_from_the_store_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMCLR_RUNS", str(tmp_path))
+    assert summary.runs_frame(results()).iloc[0]["final loss"] == "not in the store"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_last_lines_are_the_main_results_in_columns(tmp_path, seeds):
+    (tmp_path / "results.json").write_text(json.dumps({"notebooks": results(seeds=seeds)}))
+    lines = results_table(tmp_path).splitlines()
+    assert lines[0].split() == ["quantity", "accuracy", "(%)", "n", "data", "setting"]
+    assert "R2's recipe, one hidden layer" in lines[1] and f"95.33{' ± 0.00' if seeds > 1 else ''}" in lines[1]
