@@ -93,6 +93,7 @@ VIEW_RECIPES = {
     "r2": replace(_R2, first_view="identity"),
     "r2_literal": replace(_R2, first_view="identity", normalise_twice=True),
     "r2_two_views": _R2,
+    "r2_no_flip": replace(_R2, flip_p=0.0),
     "digits": ViewRecipe((0.4, 1.0), rotation_degrees=15.0, rotation_interpolation="bilinear"),  # ours
 }
 

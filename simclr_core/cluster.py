@@ -12,11 +12,12 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import normalize
 
 from simclr_core.data import Dataset
 from simclr_core.errors import UserError
-from simclr_core.evaluate import encode
+from simclr_core.evaluate import encode, training_range
 from simclr_core.runs import Run, config_record, pack_array
 
 PICTURES = 8  # test images kept of each cluster, for the report
@@ -29,7 +30,7 @@ class ClusterConfig:
 
     method: str  # kmeans, gmm (full covariance)
     fit: tuple[int, int]  # range of training images it is fitted on
-    restarts: int = 5  # independent starts, each scored; seeds 0, 1, ...
+    restarts: int = 5  # independent starts, each scored; other seeds for each seed of the run
     components: int = 0  # principal components kept first; 0: all features
     l2_normalise: bool = False  # features to unit length first (for h: k-means then compares angles)
 
@@ -49,7 +50,7 @@ def cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
         and of the restart with the best fit (inertia or likelihood): names (class of each cluster), sizes (test
         images), pictures (packed uint8 (K, PICTURES, S, S, C), zeros where a cluster is smaller).
     """
-    return run.evaluation("cluster", config_record(config), lambda: _cluster(run, data, config))
+    return run.evaluation("cluster", config_record(config), data, lambda: _cluster(run, data, config))
 
 
 def _cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
@@ -57,19 +58,19 @@ def _cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
     x, x_test = _features(run, data, config)
     feature_seconds = time.perf_counter() - started
     classes = len(data.class_names)
-    labels, labels_test = data.train.labels[slice(*config.fit)].numpy(), data.test.labels.numpy()
+    labels, labels_test = training_range(data, "fit", config.fit)[1].numpy(), data.test.labels.numpy()
     result = {"accuracies": [], "nmi": [], "ari": [], "seconds": [], "feature_seconds": round(feature_seconds, 3)}
     best = -np.inf
-    for seed in range(config.restarts):
+    for seed in (run.config.seed * config.restarts + k for k in range(config.restarts)):
         started = time.perf_counter()
-        model = _fit(config.method, x, classes, seed)
+        model = _fit(config, x, classes, seed)
         found, found_test = model.predict(x), model.predict(x_test)
         result["seconds"].append(round(time.perf_counter() - started, 3))
         names = hungarian_match(found, labels, classes)
         result["accuracies"].append(float((names[found_test] == labels_test).mean()))
         result["nmi"].append(float(normalized_mutual_info_score(labels_test, found_test)))
         result["ari"].append(float(adjusted_rand_score(labels_test, found_test)))
-        fit = model.lower_bound_ if config.method == "gmm" else -model.inertia_
+        fit = model[-1].lower_bound_ if config.method == "gmm" else -model[-1].inertia_
         if fit > best:
             best = fit
             result.update(names=names.tolist(), sizes=np.bincount(found_test, minlength=classes).tolist(),
@@ -80,20 +81,23 @@ def _cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
 def _features(run: Run, data: Dataset, config: ClusterConfig) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, D) of the fitted range and of the test split, float32."""
     encoder = run.load_encoder()
-    images = data.train.images[slice(*config.fit)], data.test.images
+    images = training_range(data, "fit", config.fit)[0], data.test.images
     x, x_test = (encode(encoder, part, data, run.config.device).cpu().numpy() for part in images)
     if config.l2_normalise:
         x, x_test = normalize(x), normalize(x_test)
-    if config.components:
-        pca = PCA(config.components, svd_solver="covariance_eigh").fit(x)
-        x, x_test = pca.transform(x), pca.transform(x_test)
+    if config.components > x.shape[1]:
+        raise UserError(f"components {config.components} are more than the {x.shape[1]} features of {run.name}")
     return x, x_test
 
 
-def _fit(method: str, x: np.ndarray, clusters: int, seed: int):
-    if method == "kmeans":
-        return KMeans(clusters, n_init=1, random_state=seed).fit(x)  # k-means++ start
-    return GaussianMixture(clusters, covariance_type="full", reg_covar=GMM_RIDGE, random_state=seed).fit(x)
+def _fit(config: ClusterConfig, x: np.ndarray, clusters: int, seed: int) -> Pipeline:
+    """Principal components, if any, and the clustering: both belong to the method, and to its time."""
+    if config.method == "kmeans":
+        model = KMeans(clusters, n_init=1, random_state=seed)  # k-means++ start
+    else:
+        model = GaussianMixture(clusters, covariance_type="full", reg_covar=GMM_RIDGE, random_state=seed)
+    steps = [PCA(config.components, svd_solver="covariance_eigh")] if config.components else []
+    return make_pipeline(*steps, model).fit(x)
 
 
 def hungarian_match(found: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

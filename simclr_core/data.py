@@ -38,6 +38,7 @@ MNIST_BYTES = {  # header of 16 or 8 bytes + 28 x 28 pixels or one label an imag
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
 LARGEST_IMAGE = 50_000_000  # pixels; Pillow's own warning starts at 89 million: a decompression bomb, not a photo
+DECODER_VERSION = 1  # raise it whenever a change to the reading of images moves a pixel or an order
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
@@ -152,7 +153,7 @@ def _not_found(name: str, folders: list[Path], layouts: str, cause: str) -> Data
 
 
 def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: bool, folders, layouts: str) -> Path:
-    """Run torchvision's download into the first writable choice; one line instead of its traceback."""
+    """Run torchvision's download into data_dir or data/; one line instead of its traceback."""
     if not allowed:
         raise _not_found(name, folders, layouts, "downloads are off")
     root = Path(data_dir) if data_dir is not None else Path("data")
@@ -179,12 +180,16 @@ def _load_mnist(data_dir, download: bool) -> Dataset:
         root = _download("mnist", fetch, data_dir, download, folders, layouts)
     for file, expected in MNIST_MD5.items():
         _check_mnist_file(root / "MNIST/raw" / file, expected)
-    splits = []
-    for train in (True, False):
-        part = MNIST(str(root), train=train, download=False)
-        splits.append(Split(part.data.unsqueeze(3).contiguous(), part.targets.long()))
+    splits = [_read_idx(root / "MNIST/raw", prefix) for prefix in ("train", "t10k")]
     names = tuple(str(digit) for digit in range(10))
     return Dataset("mnist", *splits, names, *MNIST_STATISTICS, "MNIST, the official IDX files (MD5 checked)")
+
+
+def _read_idx(raw: Path, prefix: str) -> Split:
+    """One split of the IDX format: a header of 16 (images) or 8 (labels) bytes, then one byte a pixel or label."""
+    images, labels = (np.fromfile(raw / f"{prefix}-{kind}-ubyte", np.uint8, offset=offset)
+                      for kind, offset in (("images-idx3", 16), ("labels-idx1", 8)))  # fmt: skip
+    return Split(torch.from_numpy(images.reshape(-1, 28, 28, 1)), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _check_mnist_file(path: Path, md5: str) -> None:
@@ -265,8 +270,8 @@ def _load_cifar10_archive(archive: Path) -> Dataset:
     jpeg = "recompressed as JPEG, so not the official pixels" if "jpeg" in archive.name else "as the files hold it"
     source = f"CIFAR-10 from the image archive {archive.name} ({jpeg}; official order and labels)"
     key = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-    return replace(_cached(f"cifar10-{key}", build), mean=CIFAR10_STATISTICS[0], std=CIFAR10_STATISTICS[1],
-                   source=source)  # fmt: skip
+    mean, std = CIFAR10_STATISTICS
+    return replace(_cached(f"cifar10-{DECODER_VERSION}-{key}", build), mean=mean, std=std, source=source)
 
 
 # ---- image folders ----------------------------------------------------------------------------------------
@@ -274,7 +279,8 @@ def _load_cifar10_archive(archive: Path) -> Dataset:
 
 def _load_folder(root: Path, name: str, image_size: int = 32) -> Dataset:
     """<root>/{train,test}/<class>/<image>; every image becomes image_size x image_size RGB (shorter side resized,
-    centre cropped). Files named by a number are put in the order of that number, over all classes."""
+    centre cropped). Files named by a number are put in the order of that number, over all classes; others are mixed
+    by a fixed seed."""
     splits: dict[str, list] = {}
     for split in ("train", "test"):
         if not (root / split).is_dir():
@@ -288,8 +294,8 @@ def _load_folder(root: Path, name: str, image_size: int = 32) -> Dataset:
                         "give both splits the same class folders")  # fmt: skip
     listing = "\n".join(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}"
                         for files in splits.values() for _, _, path in files)  # fmt: skip
-    key = hashlib.sha256(f"{image_size}\n{listing}".encode()).hexdigest()[:24]
-    return _cached(f"folder-{key}", lambda: _decode(name, splits, image_size, str(root)))
+    key = hashlib.sha256(f"{DECODER_VERSION}\n{image_size}\n{listing}".encode()).hexdigest()[:24]
+    return replace(_cached(f"folder-{key}", lambda: _decode(name, splits, image_size, str(root))), name=name)
 
 
 def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, str, Path]]:
@@ -315,6 +321,9 @@ def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> 
     for split, files in splits.items():
         if all(Path(file).stem.isdigit() for file, _, _ in files):
             files = sorted(files, key=lambda item: int(Path(item[0]).stem))
+        else:  # class by class on the disk: mixed, so that every part of the split holds every class
+            generator = torch.Generator().manual_seed(0)
+            files = [files[k] for k in torch.randperm(len(files), generator=generator).tolist()]
         images = np.empty((len(files), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(files), np.int64)
         for k, (file, label, content) in enumerate(files):

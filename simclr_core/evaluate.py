@@ -4,6 +4,7 @@ Shape letters: N images, C channels, S image side, H_dim width of h, K classes.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +40,6 @@ class ProbeConfig:
     weight_decay: float = 0.0
     schedule: str = "constant"  # constant, cosine (to 0)
     standardise: bool = False  # features to mean 0, standard deviation 1, by the labelled images' statistics
-    augmentation: str = ""  # name of a view recipe: its views of the labelled images are added to them
-    copies: int = 0  # how many augmented views of each labelled image
     moving_bn: bool = False  # R2's CIFAR-10 form: weights frozen, but the encoder in training mode, so that its BN
     # statistics move; not linear evaluation, kept to show what it does
     seed: int = 0  # weights and order
@@ -52,8 +51,8 @@ class ProbeConfig:
             raise UserError(f"probe epochs and batch_size must be at least 1, got {self.epochs}, {self.batch_size}")
         if not self.lr > 0:
             raise UserError(f"probe lr must be positive, got {self.lr}")
-        if bool(self.augmentation) != bool(self.copies):
-            raise UserError(f"probe augmentation {self.augmentation!r} and copies {self.copies} must go together")
+        if self.moving_bn and (self.standardise or self.on == "z"):
+            raise UserError("moving_bn trains on h as it is: it goes neither with standardise nor with on 'z'")
 
 
 def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
@@ -63,18 +62,16 @@ def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
         mean of each epoch), confusion (K x K counts, rows are true classes), seconds (features and classifier).
     Raises: RuntimeError if the encoder is not bit-identical afterwards.
     """
-    return run.evaluation("probe", config_record(config), lambda: _fit_probe(run, data, config))
+    return run.evaluation("probe", config_record(config), data, lambda: _fit_probe(run, data, config))
 
 
 def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     if config.moving_bn:
         return _fine_tune(run, data, config)
     started = time.perf_counter()
-    with frozen(_feature_modules(run, config)) as embed:
-        images, labels = _labelled(data, config)
-        features, scored = (_encode(embed, x, data, run) for x in (images, _scored(data, config)[0]))
-        copies = [_encode(embed, x, data, run) for x in _augmented(images, data, config)]
-    features, labels = torch.cat([features, *copies]), labels.repeat(1 + config.copies)
+    embed = _feature_modules(run, config)
+    images, labels = _labelled(data, config)
+    features, scored = (encode(embed, x, data, run.config.device) for x in (images, _scored(data, config)[0]))
     if config.standardise:
         mean, std = features.mean(0), features.std(0).clamp_min(1e-6)  # a dead feature stays 0
         features, scored = (features - mean) / std, (scored - mean) / std
@@ -88,7 +85,7 @@ def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 
     On an untrained run this is the supervised network of the same shape. The stored encoder does not change.
     """
-    return run.evaluation("finetune", config_record(config), lambda: _fine_tune(run, data, config))
+    return run.evaluation("finetune", config_record(config), data, lambda: _fine_tune(run, data, config))
 
 
 def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
@@ -97,10 +94,9 @@ def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     encoder.requires_grad_(not config.moving_bn)
     classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(run.config.device)
     images, labels = _labelled(data, config)
-    x = [normalise(images.to(run.config.device), data.mean, data.std), *_augmented(images, data, config)]
-    labels = labels.repeat(1 + config.copies).to(run.config.device)
+    images, labels = images.to(run.config.device), labels.to(run.config.device)
     scored, scored_labels = (part.to(run.config.device) for part in _scored(data, config))
-    splits = (torch.cat(x), labels), (normalise(scored, data.mean, data.std), scored_labels)
+    splits = (normalise(images, data.mean, data.std), labels), (normalise(scored, data.mean, data.std), scored_labels)
     return _train_classifier(encoder, classifier, *splits, config, started, run.config.precision)
 
 
@@ -127,10 +123,12 @@ def _train_classifier(encoder, classifier, train, scored, config: ProbeConfig, s
             step += 1
             total += loss.detach() * len(index)
             correct += (logits.argmax(1) == labels[index]).sum()
+        if not math.isfinite(total.item()):
+            raise UserError(f"the classifier's loss is {total.item()} in epoch {epoch}; lower its lr ({config.lr:g})")
         predicted = _predict(modules, x_scored, precision)
         result["losses"].append(total.item() / len(x))
         result["train_accuracies"].append(correct.item() / len(x))
-        result["accuracies"].append((predicted == labels_scored).float().mean().item())
+        result["accuracies"].append((predicted == labels_scored).sum().item() / len(labels_scored))
     classes = classifier[-1].out_features
     counts = torch.bincount(labels_scored * classes + predicted, minlength=classes**2)
     return {**result, "accuracy": result["accuracies"][-1], "confusion": counts.view(classes, classes).tolist(),
@@ -158,30 +156,22 @@ def _build_classifier(width: int, classes: int, config: ProbeConfig) -> nn.Seque
 
 def _labelled(data: Dataset, config: ProbeConfig) -> tuple[Tensor, Tensor]:
     """Images (N, S, S, C) and labels (N,) of the range `labels` of the training split."""
-    return _range(data, "labels", config.labels)
+    return training_range(data, "labels", config.labels)
 
 
 def _scored(data: Dataset, config: ProbeConfig) -> tuple[Tensor, Tensor]:
     if config.scored_on is None:
         return data.test.images, data.test.labels
-    return _range(data, "scored_on", config.scored_on)
+    return training_range(data, "scored_on", config.scored_on)
 
 
-def _range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def training_range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Images and labels of a range of the training split. Raises: UserError naming `field` if it reaches outside."""
     start, stop = limits
     if not 0 <= start < stop <= len(data.train):
         raise UserError(f"{field} {tuple(limits)} is not a range within the {len(data.train):,} training images of "
                         f"{data.name}")  # fmt: skip
     return data.train.images[start:stop], data.train.labels[start:stop]
-
-
-def _augmented(images: Tensor, data: Dataset, config: ProbeConfig) -> Iterator[Tensor]:
-    """`copies` augmented, normalised versions of the images, each (N, C, S, S)."""
-    if config.copies:
-        recipe = view_recipe(config.augmentation)
-        views = generator(config.seed, "views")
-        for _ in range(config.copies):  # the second view: view 1 may be the image itself (R2)
-            yield make_views(images, recipe, data.mean, data.std, views)[1]
 
 
 # ---- features ---------------------------------------------------------------------------------------------
@@ -222,13 +212,6 @@ def encode(module: nn.Module, images: Tensor, data: Dataset, device: str = "cpu"
                           for part in images.split(ENCODE_BATCH)])  # fmt: skip
 
 
-def _encode(embed: nn.Module, images: Tensor, data: Dataset, run: Run) -> Tensor:
-    """As encode, for images that are uint8 or already views."""
-    if images.dtype == torch.uint8:
-        return encode(embed, images, data, run.config.device)
-    return torch.cat([embed(part.to(run.config.device)).float() for part in images.split(ENCODE_BATCH)])
-
-
 # ---- k nearest neighbours -----------------------------------------------------------------------------------
 
 
@@ -238,12 +221,12 @@ def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperatu
     def compute() -> dict:
         started = time.perf_counter()
         encoder = run.load_encoder()
-        images, classes = _range(data, "labels", labels)
+        images, classes = training_range(data, "labels", labels)
         h, h_test = (encode(encoder, x, data, run.config.device) for x in (images, data.test.images))
         accuracy = knn_accuracy(h, classes.to(h.device), h_test, data.test.labels.to(h.device), k, temperature)
         return {"accuracy": accuracy, "seconds": round(time.perf_counter() - started, 3)}
 
-    return run.evaluation("knn", {"labels": list(labels), "k": k, "temperature": temperature}, compute)
+    return run.evaluation("knn", {"labels": list(labels), "k": k, "temperature": temperature}, data, compute)
 
 
 def knn_accuracy(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, k: int,
@@ -286,7 +269,7 @@ def picture_views(run: Run, data: Dataset, images: int = 8, pairs: int = 3) -> d
         ]
         return {"images": pack_array(chosen.numpy()), "views": pack_array(torch.stack(views, 1).numpy())}
 
-    return run.evaluation("views", {"images": images, "pairs": pairs}, compute)
+    return run.evaluation("views", {"images": images, "pairs": pairs}, data, compute)
 
 
 def _picture(x: Tensor, data: Dataset) -> Tensor:

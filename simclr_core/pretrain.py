@@ -7,7 +7,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from simclr_core.runs import (
     find_run,
     finish_run,
     kept_name,
+    reopen_run,
     run_name,
     set_aside,
     write_atomically,
@@ -99,9 +100,15 @@ class PretrainConfig:
         """What the run's hash covers. An untrained encoder does not depend on how it would have been trained."""
         fields = config_record(self)
         if self.objective == "none":
-            kept = ("dataset", "encoder", "width", "stem", "init", "objective", "device", "seed")
+            kept = ("dataset", "encoder", "width", "stem", "init", "objective", "precision", "device", "seed")
             fields = {key: fields[key] for key in kept}
         return fields
+
+    def method(self) -> dict | None:
+        """What the augmentation's name stands for, also covered by the hash: a changed recipe is another run."""
+        if self.objective == "none":
+            return None
+        return asdict(view_recipe(self.augmentation, self.strength))
 
     def label(self) -> str:
         """Readable part of the run folder's name."""
@@ -120,7 +127,7 @@ class PretrainConfig:
     def build_projection_head(self, data_record: dict) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(self.seed, "weights", 1))
-            h_dim = self.build_encoder(data_record).h_dim
+            h_dim = replace(self, init="random").build_encoder(data_record).h_dim
             return build_projection_head(self.head, h_dim, self.head_hidden, self.head_dim)
 
 
@@ -178,13 +185,18 @@ def pretrain(
     if outside := [epoch for epoch in keep_epochs if not 1 <= epoch <= config.epochs]:
         raise UserError(f"keep_epochs {outside} lie outside the {config.epochs} epochs of the run")
     run = Run(Path(store) / run_name(config, data.fingerprint), config)
+    stored = find_run(config, data.fingerprint, store)
+    if stored and _keeps(stored, keep_epochs):  # looked at first: a store that is only read needs no lock
+        return stored
     with writer_lock(Path(store), run.name):
-        stored = find_run(config, data.fingerprint, store)
+        stored = find_run(config, data.fingerprint, store, mend=True)
         if stored and _keeps(stored, keep_epochs):
             return stored
         if config.device == "cuda" and not torch.cuda.is_available():
             raise UserError("device 'cuda' was asked for but there is no CUDA GPU here; use device 'cpu'")
         _ = data.train.images  # a data set without its images says so before anything is written
+        if stored:
+            reopen_run(stored)
         write_json(run.path / "config.json", config.identity())
         if config.objective == "none":
             _save_weights(run, "encoder.safetensors", config.build_encoder(data.record()))
@@ -197,6 +209,8 @@ def pretrain(
 
 def _keeps(run: Run, epochs: Sequence[int]) -> bool:
     """True if the kept encoders asked for are there, or cannot be made here (the run came without weights)."""
+    if run.config.objective == "none":
+        return True
     wanted = [kept_name(epoch) for epoch in epochs if epoch < run.config.epochs]
     return not (run.path / "encoder.safetensors").is_file() or all((run.path / w).is_file() for w in wanted)
 

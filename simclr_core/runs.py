@@ -16,10 +16,11 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from simclr_core.errors import StoreError
+
+if TYPE_CHECKING:
+    from simclr_core.data import Dataset
 
 METHOD_VERSION = 1  # raise it whenever a change moves numbers: stored runs of another version are not found
 HISTORY_FIELDS = ("epoch", "loss", "lr", "seconds", "images_per_second")  # nats, -, s, images/s
@@ -120,8 +124,8 @@ def writer_lock(store: Path, name: str) -> Iterator[None]:
 
 
 @cache
-def provenance() -> dict:
-    """Commit, clean or dirty, versions, device and threads: where the numbers of this process come from."""
+def provenance(device: str = "cpu") -> dict:
+    """Commit, clean or dirty, versions and the name of the device: where the numbers of this process come from."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -132,12 +136,11 @@ def provenance() -> dict:
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
     names = ("torch", "torchvision", "numpy", "scikit-learn")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "commit": git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in names}},
-        "device": gpu or cpu_name(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
     }
 
 
@@ -156,7 +159,7 @@ def cpu_name() -> str:
 
 def run_name(config, fingerprint: str) -> str:
     """Folder name of a run: readable parts, then a hash of config, data and METHOD_VERSION."""
-    identity = {"config": config.identity(), "data": fingerprint, "method": METHOD_VERSION}
+    identity = {"config": config.identity(), "views": config.method(), "data": fingerprint, "method": METHOD_VERSION}
     return f"{config.label()}-{_checksum(identity)[:12]}"
 
 
@@ -173,7 +176,7 @@ class Run:
 
     @property
     def record(self) -> dict:
-        """provenance.json: data, versions, device, threads, seconds, file checksums."""
+        """provenance.json: data, versions, device, threads, file checksums."""
         return read_json(self.path / "provenance.json")
 
     @property
@@ -195,7 +198,8 @@ class Run:
         Raises: StoreError if the weights are not in the store (a run folder may have come without them).
         """
         name = "encoder.safetensors" if epoch in (None, self.config.epochs) else kept_name(epoch)
-        return self._load(self.config.build_encoder(self.record["data"]), name)
+        fresh = replace(self.config, init="random")  # every weight is loaded, so none is downloaded
+        return self._load(fresh.build_encoder(self.record["data"]), name)
 
     def load_projection_head(self) -> nn.Module:
         return self._load(self.config.build_projection_head(self.record["data"]), "projection_head.safetensors")
@@ -207,13 +211,17 @@ class Run:
         module.load_state_dict(load_file(path))
         return module.to(self.config.device).eval()
 
-    def evaluation(self, kind: str, config: dict, compute: Callable[[], dict]) -> dict:
+    def evaluation(self, kind: str, config: dict, data: "Dataset", compute: Callable[[], dict]) -> dict:
         """The stored result of an evaluation, or the one that `compute` makes now, stored as <kind>-<hash>.json.
 
         Args:
             config: everything the result depends on beside the run itself; JSON types.
+            data: must be the data of the run.
             compute: called without arguments when there is no stored result; returns JSON types.
+        Raises: StoreError for other data than the run's.
         """
+        if self.record["data"]["fingerprint"] != data.fingerprint:
+            raise StoreError(f"{self.name} was made with other data than this {data.name}; evaluate it on its own")
         path = self.path / f"{kind}-{_checksum({'config': config, 'method': METHOD_VERSION})[:12]}.json"
         if path.is_file():
             try:
@@ -221,7 +229,8 @@ class Run:
             except StoreError as error:
                 set_aside(path, str(error))
         result = compute()
-        write_json(path, {"kind": kind, "config": config, "result": result, "provenance": provenance()})
+        origin = provenance(self.config.device)
+        write_json(path, {"kind": kind, "config": config, "result": result, "provenance": origin})
         return result
 
 
@@ -229,8 +238,12 @@ def kept_name(epoch: int) -> str:
     return f"encoder-{epoch:04d}.safetensors"
 
 
-def find_run(config, fingerprint: str, store: str | Path) -> Run | None:
-    """The finished run of this config and data, or None. A damaged run is named and set aside."""
+def find_run(config, fingerprint: str, store: str | Path, mend: bool = False) -> Run | None:
+    """The finished run of this config and data, or None. With `mend` (under the writer's lock only) a damaged run is
+    named and set aside; without, it is passed over.
+
+    Raises: StoreError if a file is there and cannot be read.
+    """
     run = Run(Path(store) / run_name(config, fingerprint), config)
     if not (run.path / "provenance.json").is_file():
         return None
@@ -243,10 +256,19 @@ def find_run(config, fingerprint: str, store: str | Path) -> Run | None:
                 raise StoreError(f"{path} is damaged (its checksum does not fit)")
         if not (run.path / "history.csv").is_file():
             raise StoreError(f"{run.path}/history.csv is missing")
-    except (StoreError, OSError, KeyError, AttributeError) as error:
-        set_aside(run.path, str(error))
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be read: {error.strerror}; mend its permissions") from error
+    except (StoreError, KeyError, AttributeError) as error:
+        if mend:
+            set_aside(run.path, str(error))
         return None
     return run
+
+
+def reopen_run(run: Run) -> None:
+    """Before a finished run is trained again: it is not finished now, and its evaluations belong to the old weights."""
+    for path in [run.path / "provenance.json", *run.path.glob("*-????????????.json")]:
+        path.unlink(missing_ok=True)
 
 
 def finish_run(run: Run, data_record: dict, threads: int) -> None:
@@ -254,7 +276,7 @@ def finish_run(run: Run, data_record: dict, threads: int) -> None:
     files = {path.name: _file_sha256(path) for path in sorted(run.path.glob("*"))
              if path.suffix in (".safetensors", ".csv")}  # fmt: skip
     write_json(run.path / "provenance.json",
-               {**provenance(), "data": data_record, "threads": threads, "files": files})  # fmt: skip
+               {**provenance(run.config.device), "data": data_record, "threads": threads, "files": files})  # fmt: skip
     (run.path / "checkpoint.pt").unlink(missing_ok=True)
 
 

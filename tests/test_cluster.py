@@ -44,7 +44,7 @@ def test_neither_labels_nor_test_labels_reach_the_fit_and_the_match_uses_train_l
     assert again["accuracies"] == [0.0]  # a match on the test labels would have said 1
     fits = []
     real = cluster_module._fit
-    monkeypatch.setattr(cluster_module, "_fit", lambda m, x, k, seed: fits.append(x.shape) or real(m, x, k, seed))
+    monkeypatch.setattr(cluster_module, "_fit", lambda c, x, k, seed: fits.append(x.shape) or real(c, x, k, seed))
     cluster_module._cluster(pixels, tiny_data, config)
     assert fits == [(120, 144)]  # training images, features only
 
@@ -72,3 +72,20 @@ def test_pictures_of_a_small_cluster_are_padded_with_black(tiny_data):
     pictures = cluster_module._pictures(found, tiny_data, 4)
     assert pictures[1, 1:].max() == 0 and np.array_equal(pictures[1, 0], tiny_data.test.images[0].numpy())
     assert torch.equal(torch.from_numpy(pictures[0]), tiny_data.test.images[1:9])
+
+
+def test_each_seed_of_a_run_brings_other_restarts(pixels, tiny_config, tiny_data, tmp_path, monkeypatch):
+    seeds = []
+    real = cluster_module._fit
+    monkeypatch.setattr(cluster_module, "_fit", lambda c, x, k, seed: seeds.append(seed) or real(c, x, k, seed))
+    second = pretrain(replace(pixels.config, seed=1), tiny_data, tmp_path)
+    for run in (pixels, second):
+        cluster(run, tiny_data, ClusterConfig("kmeans", (0, 120), restarts=2))
+    assert seeds == [0, 1, 2, 3]
+
+
+def test_ranges_and_components_beyond_the_data_are_named(pixels, tiny_data):
+    with pytest.raises(UserError, match=r"fit \(0, 500\) is not a range"):
+        cluster(pixels, tiny_data, ClusterConfig("kmeans", (0, 500)))
+    with pytest.raises(UserError, match="components 145 are more than the 144 features"):
+        cluster(pixels, tiny_data, ClusterConfig("gmm", (0, 120), components=145))

@@ -196,6 +196,18 @@ def write_archive(path: Path) -> None:
                 tar.addfile(info, io.BytesIO(buffer.getvalue()))
 
 
+def test_files_without_numbers_are_mixed_over_the_classes_always_alike(tmp_path):
+    root = tmp_path / "mine"
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            for i in range(20):
+                save_image(root / split / label / f"photo-{i}.png", np.zeros((8, 8, 3)))
+    labels = load_dataset(f"folder:{root}").train.labels
+    assert 5 <= labels[:20].sum() <= 15
+    shutil.rmtree(tmp_path / "data/cache")
+    assert torch.equal(load_dataset(f"folder:{root}").train.labels, labels)
+
+
 def test_archive_is_read_in_index_order_and_cached(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     write_archive(tmp_path / "data/cifar10-small.tar.gz")

@@ -18,7 +18,7 @@ def run(tiny_config, tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"hidden": 16}, {"standardise": True, "schedule": "cosine"},
-                                     {"augmentation": "digits", "copies": 2}, {"on": "z"}])  # fmt: skip
+                                     {"on": "z"}])  # fmt: skip
 def test_probe_learns_an_easy_task_and_records_every_epoch(run, tiny_data, changes):
     result = fit_probe(run, tiny_data, replace(PROBE, **changes))
     assert result["accuracy"] > 0.9 and result["accuracy"] == result["accuracies"][-1]
@@ -125,7 +125,7 @@ def test_pictures_of_views_are_stored_with_the_run(run, tiny_data):
         ({"on": "g"}, "probe on 'g' is unknown"),
         ({"epochs": 0}, "epochs and batch_size must be at least 1, got 0"),
         ({"lr": -1}, "lr must be positive, got -1"),
-        ({"copies": 2}, "must go together"),
+        ({"moving_bn": True, "on": "z"}, "goes neither with standardise"),
     ],
 )
 def test_bad_probe_is_named(changes, message):
@@ -136,3 +136,22 @@ def test_bad_probe_is_named(changes, message):
 def test_labels_outside_the_data_are_named(run, tiny_data):
     with pytest.raises(UserError, match=r"labels \(0, 500\) is not a range within the 120"):
         fit_probe(run, tiny_data, replace(PROBE, labels=(0, 500)))
+
+
+def test_classifier_that_diverges_is_named_with_epoch_and_rate(run, tiny_data):
+    with pytest.raises(UserError, match=r"classifier's loss is (nan|inf) in epoch \d+; lower its lr"):
+        fit_probe(run, tiny_data, replace(PROBE, optimizer="sgd", lr=1e38))
+
+
+def test_evaluation_on_other_data_than_the_runs_is_refused(run, tiny_data):
+    from simclr_core.data import Split
+    from simclr_core.errors import StoreError
+
+    other = replace(tiny_data, train=Split(tiny_data.train.images.flip(0), tiny_data.train.labels))
+    with pytest.raises(StoreError, match="was made with other data"):
+        fit_probe(run, other, PROBE)
+
+
+def test_accuracy_is_the_exact_fraction(run, tiny_data):
+    accuracy = fit_probe(run, tiny_data, replace(PROBE, epochs=1))["accuracy"]
+    assert accuracy == round(accuracy * 40) / 40

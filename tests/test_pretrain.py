@@ -108,6 +108,34 @@ def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_run(tmp_path)
     assert killed.losses == whole.losses and equal(weights(killed), weights(whole))
 
 
+def test_kill_while_a_finished_run_is_trained_again_for_kept_epochs_loses_nothing(tiny_config, tiny_data, tmp_path,
+                                                                                  monkeypatch):  # fmt: skip
+    monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
+    plain = pretrain(tiny_config, tiny_data, tmp_path)
+    plain.evaluation("probe", {}, tiny_data, lambda: {"accuracy": 0.5})
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,), progress=interrupted_after(2))
+    assert not list(plain.path.glob("probe-*.json"))  # it belonged to the weights before
+    seen = []
+    again = pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,), progress=seen.append)
+    assert [event["epoch"] for event in seen] == [3] and not list(tmp_path.glob("*.damaged"))
+    assert (again.path / "encoder-0001.safetensors").is_file()
+
+
+def test_untrained_run_is_not_made_again_for_kept_epochs(tiny_config, tiny_data, tmp_path):
+    config = replace(tiny_config, objective="none")
+    path = pretrain(config, tiny_data, tmp_path).path / "provenance.json"
+    written = path.stat().st_mtime_ns
+    pretrain(config, tiny_data, tmp_path, keep_epochs=(1,))
+    assert path.stat().st_mtime_ns == written
+
+
+def test_untrained_runs_of_two_precisions_are_kept_apart(tiny_config):
+    """Fine-tuning one gives the supervised baseline, which depends on the precision."""
+    names = {run_name(replace(tiny_config, objective="none", precision=p), "f") for p in ("fp32", "bf16")}
+    assert len(names) == 2
+
+
 def test_kept_epochs_are_added_to_a_run_stored_without_them(tiny_config, tiny_data, tmp_path):
     plain = pretrain(tiny_config, tiny_data, tmp_path)
     before = weights(plain)

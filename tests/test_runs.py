@@ -39,7 +39,8 @@ def test_damaged_run_is_named_set_aside_and_trained_again(file, tiny_config, tin
     content = bytearray((run.path / file).read_bytes())
     content[len(content) // 2] ^= 1
     (run.path / file).write_bytes(content)
-    assert find_run(tiny_config, tiny_data.fingerprint, tmp_path) is None
+    assert find_run(tiny_config, tiny_data.fingerprint, tmp_path) is None and run.path.is_dir()
+    assert find_run(tiny_config, tiny_data.fingerprint, tmp_path, mend=True) is None
     assert file in (message := capsys.readouterr().err) and "set aside as" in message
     assert (tmp_path / f"{run.name}.damaged").is_dir()
     assert pretrain(tiny_config, tiny_data, tmp_path).losses == pretrain(tiny_config, tiny_data, tmp_path / "b").losses
@@ -53,13 +54,13 @@ def test_evaluation_is_computed_once_and_again_when_damaged(tiny_config, tiny_da
         return {"accuracy": 0.5}
 
     for _ in range(2):
-        assert run.evaluation("probe", {"k": 1}, compute) == {"accuracy": 0.5}
-    assert run.evaluation("probe", {"k": 2}, compute) == {"accuracy": 0.5}
+        assert run.evaluation("probe", {"k": 1}, tiny_data, compute) == {"accuracy": 0.5}
+    assert run.evaluation("probe", {"k": 2}, tiny_data, compute) == {"accuracy": 0.5}
     assert len(calls) == 2
     path = next(run.path.glob("probe-*.json"))
     path.write_text(path.read_text().replace("0.5", "0.9"))
     for k in (1, 2):
-        assert run.evaluation("probe", {"k": k}, compute) == {"accuracy": 0.5}
+        assert run.evaluation("probe", {"k": k}, tiny_data, compute) == {"accuracy": 0.5}
     assert len(calls) == 3 and "checksum" in capsys.readouterr().err
 
 
@@ -135,3 +136,13 @@ def test_two_processes_on_one_store_train_once(tiny_config, tiny_data, tmp_path)
     for thread in threads:
         thread.join()
     assert [event["epoch"] for event in events] == [1, 2, 3]
+
+
+def test_run_name_follows_the_recipe_behind_the_augmentations_name(tiny_config, monkeypatch):
+    from dataclasses import replace
+
+    from simclr_core.augment import VIEW_RECIPES
+
+    before = run_name(tiny_config, "f")
+    monkeypatch.setitem(VIEW_RECIPES, "r2_two_views", replace(VIEW_RECIPES["r2_two_views"], flip_p=0.4))
+    assert run_name(tiny_config, "f") != before

@@ -159,9 +159,9 @@ def as_well_as(key_a: str, key_b: str) -> Rule:
     """a - b lies within ±1 point: also "no gain"."""
 
     def decide(low: float, high: float) -> str:
-        if low >= -POINT and high <= POINT:
+        if low >= -POINT - ROUNDING and high <= POINT + ROUNDING:
             return HOLDS
-        return FAILS if low > POINT or high < -POINT else UNDECIDED
+        return FAILS if low > POINT + ROUNDING or high < -POINT - ROUNDING else UNDECIDED
 
     return _contrast([key_a, key_b], "within ±1 point", decide)
 
@@ -170,7 +170,7 @@ def clearly_worse(key_a: str, key_b: str) -> Rule:
     """a - b lies below -1 point."""
 
     def decide(low: float, high: float) -> str:
-        return HOLDS if high < -POINT else FAILS if low >= -POINT else UNDECIDED
+        return HOLDS if high < -POINT - ROUNDING else FAILS if low >= -POINT - ROUNDING else UNDECIDED
 
     return _contrast([key_a, key_b], "below −1 point", decide)
 

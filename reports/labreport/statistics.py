@@ -152,3 +152,12 @@ def cluster_table(results: Mapping[tuple[str, str], Mapping[int, Mapping]]) -> p
             "ARI": means["ari"].text(digits=3), "seconds a start": means["seconds"].text(),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def in_words(difference: Difference, up: str, down: str) -> str:
+    """`up` or `down` where the 95 % interval lies on one side of zero; otherwise that it leaves it open."""
+    if difference.low > 0:
+        return up
+    if difference.high < 0:
+        return down
+    return f"leaves it open whether it {up} or {down}"

@@ -51,11 +51,13 @@ class Lab:
         return data
 
     def _recorded_dataset(self, name: str) -> Dataset:
-        for path in sorted(self.store.glob("*/provenance.json")):
-            record = read_json(path)["data"]
-            if record["name"] == name:
-                return dataset_from_record(record)
-        raise DataNotFound(f"{name}: no stored run in {self.store} was made with it")
+        paths = [path for path in self.store.glob("*/provenance.json") if ".damaged" not in path.parent.name]
+        records = [record for path in paths if (record := read_json(path)["data"])["name"] == name]
+        if not records:
+            raise DataNotFound(f"{name}: no stored run in {self.store} was made with it")
+        if len({record["fingerprint"] for record in records}) > 1:
+            raise DataNotFound(f"{name}: the runs in {self.store} were made with different versions of it; keep one")
+        return dataset_from_record(records[0])
 
     def pretrain(self, plan: Mapping[str, PretrainConfig], seeds: Sequence[int], data: Dataset,
                  keep_epochs: Sequence[int] = ()) -> dict[str, Seeds]:  # fmt: skip
@@ -85,7 +87,7 @@ class Lab:
         kept = ("name", "source", "fingerprint", "train", "test")
         stand_in = self.parameters.get("stand_in_for", "")
         data = [{**{k: d.record()[k] for k in kept}, "stand_in_for": stand_in} for d in self._data]
-        origin = {**provenance(), "threads": torch.get_num_threads()}
+        origin = {**provenance(self.parameters.get("device", "cpu")), "threads": torch.get_num_threads()}
         results = Results(self.notebook, self.parameters, data, self.parameters.get("reduced", ""), self._runs, origin)
         for record, *arguments in self._recorded:
             record(results, *arguments)
