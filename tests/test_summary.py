@@ -68,6 +68,12 @@ def test_results_frame_gives_mean_spread_and_every_seed():
     assert row["every seed (%)"] == "95.00, 96.00, 97.00" and row["setting"] == "as stated"
 
 
+def test_setting_tells_stand_ins_and_reduced_settings_apart():
+    stand_in, reduced = results(stand_in_for="mnist"), results(reduced="two epochs")
+    for made, setting in ((stand_in, "in place of mnist"), (reduced, "reduced"), (results(), "as stated")):
+        assert set(summary.results_frame(made)["setting"]) == {setting}
+
+
 def test_run_that_has_gone_from_the_store_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMCLR_RUNS", str(tmp_path))
     assert summary.runs_frame(results()).iloc[0]["final loss"] == "not in the store"

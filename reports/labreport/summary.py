@@ -93,9 +93,14 @@ def results_frame(results: Results) -> pd.DataFrame:
             rows.append({
                 "quantity": name, "accuracy (%)": summary.text(100, 2), "n": summary.n,
                 "every seed (%)": ", ".join(f"{100 * value:.2f}" for value in summary.values),
-                "data": entry["data"][0]["name"], "setting": "reduced" if entry["reduced"] else "as stated",
+                "data": entry["data"][0]["name"], "setting": _setting(entry),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["quantity", "accuracy (%)", "n", "every seed (%)", "data", "setting"])
+
+
+def _setting(entry: Mapping) -> str:
+    replaced = entry["data"][0]["stand_in_for"]
+    return f"in place of {replaced}" if replaced else "reduced" if entry["reduced"] else "as stated"
 
 
 def limits(results: Results, verdicts: Sequence[Verdict]) -> str:
