@@ -351,11 +351,12 @@ def pretrain_flops(config: PretrainConfig, data: Dataset) -> float:
     return 3.0 * 2 * counter.get_total_flops() * (config.images[1] - config.images[0]) * config.epochs
 
 
-def estimate_seconds(config: PretrainConfig, data: Dataset, batch_size: int = 32, steps: int = 3) -> float:
-    """Seconds the run would take here, from a few steps of a small batch (the best of `steps`, after one more)."""
+def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> float:
+    """Seconds the run would take here, from the best of `steps` steps, after one more, of a small batch (a CPU's time
+    grows with the images; a GPU's, below some 256 images, hardly does)."""
     if config.objective == "none":
         return 0.0
-    small = min(batch_size, config.batch_size)
+    small = min(256 if config.device == "cuda" else 8, config.batch_size)
     trial = replace(config, batch_size=small, images=(0, max(small, 2)))
     training = _Training(Run(Path("estimate"), trial), data, (), None)
     seconds = []
