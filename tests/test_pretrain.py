@@ -193,6 +193,16 @@ def test_every_epoch_has_its_own_order_and_views():
     assert len({tuple(draw) for draw in draws}) == 4
 
 
+def test_every_epoch_sees_every_image_once_in_another_order(tiny_config, tiny_data, tmp_path, monkeypatch):
+    seen = []
+    real = pretrain_module.make_views
+    note = lambda images, *rest: seen.extend(bytes(x.numpy()) for x in images) or real(images, *rest)  # noqa: E731
+    monkeypatch.setattr(pretrain_module, "make_views", note)
+    pretrain(replace(tiny_config, epochs=2), tiny_data, tmp_path)
+    first, second = seen[:100], seen[100:]
+    assert first != second and sorted(first) == sorted(second) and len(set(first)) == 100
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
