@@ -65,6 +65,12 @@ def working_in(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
+def project_root() -> Path:
+    """The folder above the current one that holds notebooks/profiles; the current one if there is none."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks/profiles").is_dir()), here)
+
+
 def is_summary(name: str) -> bool:
     """The 99th notebook reads the results of all others, so it runs last and alone."""
     return name.startswith("99")

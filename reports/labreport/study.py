@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from labreport.project import project_root
 from labreport.results import Results
 from simclr_core.data import Dataset, dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound
@@ -31,7 +32,7 @@ class Lab:
     def __init__(self, notebook: str, namespace: MutableMapping[str, Any]):
         self.notebook = notebook
         self.parameters = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
-        self.root = _project_root()
+        self.root = project_root()
         self.store = Path(os.environ.get("SIMCLR_RUNS") or self.root / "runs")
         if self.parameters.get("threads", 0) > 0:
             torch.set_num_threads(self.parameters["threads"])
@@ -118,12 +119,6 @@ def _is_parameter(name: str, value: Any) -> bool:
     return isinstance(value, (str, int, float, bool)) or (
         isinstance(value, (list, tuple)) and all(isinstance(v, (str, int, float, bool)) for v in value)
     )
-
-
-def _project_root() -> Path:
-    """The folder above that holds notebooks/profiles; the current one if there is none."""
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / "notebooks/profiles").is_dir()), here)
 
 
 def _progress() -> Callable[[dict], None] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from labreport.claims import Verdict
+from labreport.project import project_root
 from labreport.rules import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from labreport.statistics import count_seeds, summarise
 from simclr_core.errors import StoreError
@@ -34,9 +35,7 @@ def results_folder(given: str) -> Path:
     """The folder asked for, else the report being made ($LABREPORT_OUTPUT), else the smoke report's."""
     if given:
         return Path(given)
-    here = Path.cwd()
-    root = next((p for p in (here, *here.parents) if (p / "notebooks/profiles").is_dir()), here)
-    return Path(os.environ.get("LABREPORT_OUTPUT") or root / "reports/smoke") / "results"
+    return Path(os.environ.get("LABREPORT_OUTPUT") or project_root() / "reports/smoke") / "results"
 
 
 def measured(results: Results) -> dict[str, dict]:
@@ -150,7 +149,7 @@ def parameters_frame(results: Results) -> pd.DataFrame:
 
 def runs_frame(results: Results) -> pd.DataFrame:
     """One row a stored run that the report rests on; a run that has gone from the store is named so."""
-    store = Path(os.environ.get("SIMCLR_RUNS") or results_folder("").parents[2] / "runs")
+    store = Path(os.environ.get("SIMCLR_RUNS") or project_root() / "runs")
     names = sorted({run for content in results.values() for run in content["runs"]})
     rows = [_run_row(store / name) for name in names]
     return pd.DataFrame(rows, columns=["run", "seed", "epochs", "final loss", "seconds"])
