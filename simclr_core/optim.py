@@ -44,14 +44,14 @@ class LARS(Optimizer):
 
 def build_optimizer(name: str, modules: Iterable[nn.Module], lr: float, weight_decay: float, momentum: float
                     ) -> Optimizer:  # fmt: skip
-    """adam (L2 penalty), adamw (decoupled decay), sgd (momentum), or lars."""
+    """adam (L2 penalty), adamw (decoupled decay), sgd (momentum), all fused into one kernel a step; or lars."""
     parameters = [p for module in modules for p in module.parameters()]
     if name == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=True)
     if name == "lars":
         return LARS(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum)
     raise UserError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")

@@ -6,7 +6,8 @@ Shape letters: N images a step, 2N views, C channels, S image side, H_dim width 
 import io
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,8 @@ from simclr_core.runs import (
     writer_lock,
 )
 
-CHECKPOINT_SECONDS = 15.0  # ours: at most this much work (and one epoch) is lost to a kill; no effect on numbers
+CHECKPOINT_SECONDS = 30.0  # ours: at most this much work (and one step) is lost to a kill; no effect on numbers
+torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: a GPU's convolutions would else be in TF32, silently
 PURPOSES = {"weights": 0, "order": 1, "views": 2}  # one independent random stream each
 
 
@@ -65,6 +67,7 @@ class PretrainConfig:
     momentum: float = 0.9  # sgd and lars
     schedule: str = "constant"  # constant, cosine (to 0); stepped every step
     warmup_epochs: float = 0.0  # linear warm-up before the schedule
+    micro_batch: int = 0  # images whose activations are held at once (gradient caching); 0: the whole batch
     batch_norm: str = "joint"  # BN statistics over both views (joint) or each view alone (per_view)
     precision: str = "fp32"  # fp32, bf16 (autocast; the loss always fp32)
     device: str = "cpu"  # cpu, cuda
@@ -80,7 +83,8 @@ class PretrainConfig:
         ):  # fmt: skip
             if getattr(self, field) not in known:
                 raise UserError(f"{field} {getattr(self, field)!r} is unknown; known are {', '.join(known)}")
-        for field, least in (("batch_size", 2), ("epochs", 1), ("head_hidden", 1), ("head_dim", 1), ("seed", 0)):
+        least_values = {"batch_size": 2, "epochs": 1, "head_hidden": 1, "head_dim": 1, "seed": 0, "micro_batch": 0}
+        for field, least in least_values.items():
             if getattr(self, field) < least:
                 raise UserError(f"{field} must be at least {least}, got {getattr(self, field)}")
         for field in ("temperature", "lr", "width"):
@@ -89,6 +93,8 @@ class PretrainConfig:
         for field in ("weight_decay", "warmup_epochs", "strength", "momentum"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise UserError(f"{field} must be 0 or more and finite, got {getattr(self, field)}")
+        if self.micro_batch == 1:
+            raise UserError("micro_batch must be 0 (off) or at least 2 images, got 1")
         start, stop = self.images
         if not 0 <= start < stop:
             raise UserError(f"images must be a range (first, one past the last), got {self.images}")
@@ -173,7 +179,7 @@ def pretrain(
     """Return the stored run if it is finished, resume it if it was cut off, train it otherwise.
 
     Resuming gives the same numbers as not having stopped, to the bit on a CPU with the same number of threads:
-    everything random follows from (seed, epoch).
+    everything random follows from (seed, epoch, step).
     Args:
         keep_epochs: epochs whose encoder is kept beside the last one; not part of the run's identity.
         progress: called after each epoch with run, epoch, epochs, loss, seconds_left.
@@ -236,53 +242,91 @@ class _Training:
                                          config.weight_decay, config.momentum)  # fmt: skip
         self.steps_per_epoch = len(batches(torch.arange(len(self.images)), config.batch_size))
         self.history: list[dict] = []
+        self._begin_epoch()
         self.saved_at = time.monotonic()
+
+    def _begin_epoch(self) -> None:
+        self.steps_done, self.seconds = 0, 0.0  # of the epoch under way
+        self.total = torch.zeros((), device=self.config.device, dtype=torch.float64)  # sum of losses over its images
 
     def train(self) -> None:
         self._resume()
         self.encoder.train(), self.head.train()
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
-            started = time.perf_counter()
             loss = self._train_epoch(epoch)
-            seconds = time.perf_counter() - started
-            lr = self.optimizer.param_groups[0]["lr"]
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"{self.run.name}: the loss is {loss} in epoch {epoch} at learning rate {lr:g}; lower lr or raise "
-                    f"temperature (the checkpoint of an earlier epoch, if any, is kept in {self.run.path})"
-                )
+            lr, seconds = self.optimizer.param_groups[0]["lr"], self.seconds
             rate = round(len(self.images) / seconds, 1)
             self.history.append({"epoch": epoch, "loss": loss, "lr": lr, "seconds": round(seconds, 3),
                                  "images_per_second": rate})  # fmt: skip
-            self._keep(epoch)
+            self._begin_epoch()
+            if epoch < self.config.epochs:
+                self._keep(epoch)
+                self._checkpoint()
             self._report(epoch, loss)
         _save_weights(self.run, "encoder.safetensors", self.encoder)
         _save_weights(self.run, "projection_head.safetensors", self.head)
         write_history(self.run.path / "history.csv", self.history)
 
     def _train_epoch(self, epoch: int) -> float:
-        """One pass over the images in a fresh order; returns the mean loss over the views, in nats."""
-        config, views = self.config, generator(self.config.seed, "views", epoch)
+        """What is left of one pass over the images in a fresh order; returns the mean loss over the views, in nats."""
+        config, started = self.config, time.perf_counter() - self.seconds
         order = torch.randperm(len(self.images), generator=generator(config.seed, "order", epoch))
-        total = torch.zeros((), device=config.device, dtype=torch.float64)
-        for k, index in enumerate(batches(order, config.batch_size)):
+        warmup = round(config.warmup_epochs * self.steps_per_epoch)
+        for k, index in enumerate(batches(order, config.batch_size)[self.steps_done :], self.steps_done):
             step = (epoch - 1) * self.steps_per_epoch + k
-            warmup = round(config.warmup_epochs * self.steps_per_epoch)
             factor = lr_factor(config.schedule, step, config.epochs * self.steps_per_epoch, warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = config.lr * factor
+            views = generator(config.seed, "views", step)
             x_i, x_j = make_views(self.images[index], self.recipe, self.mean, self.std, views)
-            total += self.step(x_i, x_j) * len(index)
-        return (total / len(self.images)).item()  # the only wait for the device in an epoch
+            self.total += self.step(x_i, x_j) * len(index)
+            self.steps_done, self.seconds = k + 1, time.perf_counter() - started
+            if self.steps_done < self.steps_per_epoch:
+                self._checkpoint()
+        loss = self._finite_loss() / len(self.images)  # with the checkpoints, the only wait for the device
+        self.seconds = time.perf_counter() - started
+        return loss
+
+    def _finite_loss(self) -> float:
+        """The sum of the epoch's losses so far. Raises: UserError if it is not finite."""
+        total = self.total.item()
+        if not math.isfinite(total):
+            lr = self.optimizer.param_groups[0]["lr"]
+            raise UserError(
+                f"{self.run.name}: the loss is {total} by step {self.steps_done} of epoch {len(self.history) + 1} at "
+                f"learning rate {lr:g}; lower lr or raise temperature (the last good checkpoint, if any, is kept in "
+                f"{self.run.path})"
+            )
+        return total
 
     def step(self, x_i: Tensor, x_j: Tensor) -> Tensor:
         """One optimiser step on two views, each (N, C, S, S); returns the loss, detached."""
-        z_i, z_j = self.project(x_i, x_j)
-        loss = nt_xent_loss(z_i, z_j, self.config.temperature)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if 0 < self.config.micro_batch < len(x_i):
+            loss = self._cached_backward(x_i, x_j)
+        else:
+            loss = nt_xent_loss(*self.project(x_i, x_j), self.config.temperature)
+            loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def _cached_backward(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+        """The loss over the whole batch and its gradient, with the activations of micro_batch images at a time.
+
+        z of every chunk without activations; loss and its gradient by z; each chunk once more, backward from there.
+        Exact but for batch normalisation, whose statistics are each chunk's own. Source: Gao et al. 2021, arXiv
+        2101.06983.
+        """
+        chunks = [(x_i[part], x_j[part]) for part in batches(torch.arange(len(x_i)), self.config.micro_batch)]
+        with torch.no_grad(), _still_statistics(self.encoder, self.head):
+            z = [self.project(*chunk) for chunk in chunks]
+        z_i, z_j = (torch.cat(part).requires_grad_() for part in zip(*z, strict=True))
+        loss = nt_xent_loss(z_i, z_j, self.config.temperature)
+        loss.backward()
+        sizes = [len(part) for part, _ in chunks]
+        for chunk, *gradients in zip(chunks, z_i.grad.split(sizes), z_j.grad.split(sizes), strict=True):
+            torch.autograd.backward(self.project(*chunk), gradients)
+        return loss
 
     def project(self, x_i: Tensor, x_j: Tensor) -> tuple[Tensor, Tensor]:
         """z of both views, each (N, D)."""
@@ -293,18 +337,21 @@ class _Training:
             return tuple(z.chunk(2))
 
     def _keep(self, epoch: int) -> None:
-        """Kept encoders, and a checkpoint now and then."""
-        last = epoch == self.config.epochs
-        if epoch in self.keep_epochs and not last:
+        if epoch in self.keep_epochs:
             _save_weights(self.run, kept_name(epoch), self.encoder)
-        if not last and time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
-            self.saved_at = time.monotonic()
-            buffer = io.BytesIO()
-            torch.save({"encoder": self.encoder.state_dict(), "head": self.head.state_dict(),
-                        "optimizer": self.optimizer.state_dict(), "history": self.history,
-                        "kept": sorted(self.keep_epochs)}, buffer)  # fmt: skip
-            write_atomically(self.run.path / "checkpoint.pt", buffer.getvalue())
-            write_history(self.run.path / "history.csv", self.history)
+
+    def _checkpoint(self) -> None:
+        """All that resuming needs, if the last one is old enough."""
+        if time.monotonic() - self.saved_at <= CHECKPOINT_SECONDS:
+            return
+        self._finite_loss()
+        self.saved_at = time.monotonic()
+        buffer = io.BytesIO()
+        torch.save({"encoder": self.encoder.state_dict(), "head": self.head.state_dict(),
+                    "optimizer": self.optimizer.state_dict(), "history": self.history, "kept": sorted(self.keep_epochs),
+                    "steps_done": self.steps_done, "total": self.total, "seconds": self.seconds}, buffer)  # fmt: skip
+        write_atomically(self.run.path / "checkpoint.pt", buffer.getvalue())
+        write_history(self.run.path / "history.csv", self.history)
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is a good one that kept the encoders now asked for."""
@@ -322,8 +369,9 @@ class _Training:
         self.encoder.load_state_dict(state["encoder"])
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.history = state["history"]
-        print(f"{self.run.name}: resumed after epoch {done} of {self.config.epochs}")
+        self.history, self.total = state["history"], state["total"]
+        self.steps_done, self.seconds = state["steps_done"], state["seconds"]
+        print(f"{self.run.name}: resumed after epoch {done} of {self.config.epochs} and {self.steps_done} steps")
 
     def _report(self, epoch: int, loss: float) -> None:
         if self.progress is None:
@@ -334,8 +382,21 @@ class _Training:
                        "seconds_left": left})  # fmt: skip
 
 
+@contextmanager
+def _still_statistics(*modules: nn.Module) -> Iterator[None]:
+    """Batch normalisation by the batch's own statistics, without moving the running ones."""
+    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def pretrain_flops(config: PretrainConfig, data: Dataset) -> float:
-    """Floating-point operations of the whole run: forward and backward (twice the forward) of two views an image.
+    """Floating-point operations of the whole run: forward and backward (twice the forward) of two views an image,
+    and one forward more with gradient caching.
 
     Views, loss and optimiser are left out (below 1 % for a ResNet).
     """
@@ -348,7 +409,8 @@ def pretrain_flops(config: PretrainConfig, data: Dataset) -> float:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         build = build_encoder(config.encoder, channels, side, config.width, config.stem)
         build(torch.empty(1, channels, side, side))
-    return 3.0 * 2 * counter.get_total_flops() * (config.images[1] - config.images[0]) * config.epochs
+    passes = 4.0 if 0 < config.micro_batch < config.batch_size else 3.0
+    return passes * 2 * counter.get_total_flops() * (config.images[1] - config.images[0]) * config.epochs
 
 
 def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> float:

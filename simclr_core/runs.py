@@ -33,7 +33,7 @@ from simclr_core.errors import StoreError
 if TYPE_CHECKING:
     from simclr_core.data import Dataset
 
-METHOD_VERSION = 1  # raise it whenever a change moves numbers: stored runs of another version are not found
+METHOD_VERSION = 2  # raise it whenever a change moves numbers: stored runs of another version are not found
 HISTORY_FIELDS = ("epoch", "loss", "lr", "seconds", "images_per_second")  # nats, -, s, images/s
 
 

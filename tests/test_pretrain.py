@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from simclr_core import pretrain as pretrain_module
 from simclr_core.augment import make_views, view_recipe
 from simclr_core.data import dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound, StoreError, UserError
-from simclr_core.pretrain import PretrainConfig, batches, generator, pretrain, pretrain_flops
-from simclr_core.runs import find_run, run_name
+from simclr_core.loss import nt_xent_loss
+from simclr_core.pretrain import PretrainConfig, _Training, batches, generator, pretrain, pretrain_flops
+from simclr_core.runs import Run, find_run, run_name
 
 
 def weights(run):
@@ -61,7 +63,8 @@ def interrupted_after(epoch):
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 1.0},
-                                     {"optimizer": "lars", "head": "mlp_bn", "batch_norm": "per_view"}])  # fmt: skip
+                                     {"optimizer": "lars", "head": "mlp_bn", "batch_norm": "per_view"},
+                                     {"micro_batch": 8, "optimizer": "adamw"}])  # fmt: skip
 def test_resumed_run_equals_the_undisturbed_one_to_the_bit(changes, tiny_config, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
     config = replace(tiny_config, epochs=4, **changes)
@@ -89,6 +92,27 @@ p.pretrain(config, load_dataset("digits"), sys.argv[1], progress=lambda e: print
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])  # of four steps an epoch
+def test_a_run_cut_off_within_an_epoch_goes_on_at_the_next_step(steps, tiny_config, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
+    whole = pretrain(tiny_config, tiny_data, tmp_path / "whole")
+    real, left = _Training.step, [steps]
+
+    def step(training, *views):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(training, *views)
+
+    monkeypatch.setattr(_Training, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny_config, tiny_data, tmp_path / "cut")
+    left[0] = 100
+    resumed = pretrain(tiny_config, tiny_data, tmp_path / "cut")
+    assert 100 - left[0] == 3 * 4 - steps  # none is taken twice
+    assert resumed.losses == whole.losses and equal(weights(resumed), weights(whole))
+
+
 def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_run(tmp_path):
     def start(store):
         return subprocess.Popen([sys.executable, "-c", CHILD, str(store)], stdout=subprocess.PIPE, text=True)
@@ -213,10 +237,12 @@ def test_every_epoch_sees_every_image_once_in_another_order(tiny_config, tiny_da
         ({"augmentation": "wild"}, "augmentation 'wild' is unknown"),
         ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
         ({"images": (5, 5)}, "images must be a range"),
+        ({"micro_batch": 1}, "micro_batch must be 0 (off) or at least 2 images, got 1"),
+        ({"micro_batch": -4}, "micro_batch must be at least 0, got -4"),
     ],
 )
 def test_bad_configuration_is_named(changes, message, tiny_config):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=re.escape(message)):
         replace(tiny_config, **changes)
 
 
@@ -232,8 +258,23 @@ def test_epochs_to_keep_beyond_the_run_are_refused_before_training(tiny_config, 
 
 
 def test_loss_that_is_not_finite_stops_the_run_with_epoch_and_learning_rate(tiny_config, tiny_data, tmp_path):
-    with pytest.raises(UserError, match=r"the loss is nan in epoch \d at learning rate 1e\+30"):
+    with pytest.raises(UserError, match=r"the loss is nan by step 4 of epoch 1 at learning rate 1e\+30"):
         pretrain(replace(tiny_config, optimizer="sgd", lr=1e30), tiny_data, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tiny_config, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
+    real, left = _Training.step, [6]
+
+    def step(training, *views):
+        left[0] -= 1
+        return real(training, *views) * (float("nan") if left[0] < 0 else 1)
+
+    monkeypatch.setattr(_Training, "step", step)
+    with pytest.raises(UserError, match=r"the loss is nan by step 3 of epoch 2 at learning rate 0.001"):
+        pretrain(tiny_config, tiny_data, tmp_path)
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    assert torch.load(path, weights_only=True)["steps_done"] == 2
 
 
 def test_full_disk_is_one_line_and_leaves_no_half_written_file(tiny_config, tiny_data, tmp_path, monkeypatch):
@@ -268,10 +309,6 @@ def test_bf16_gives_nearly_the_fp32_loss(tiny_config, tiny_data, tmp_path):
 
 def test_one_step_is_adams_step_on_the_loss_of_the_stacked_views(tiny_config, tiny_data, tmp_path):
     """The training step, written out apart from the code: encoder, head, loss, gradient, Adam's first step."""
-    from simclr_core.loss import nt_xent_loss
-    from simclr_core.pretrain import _Training
-    from simclr_core.runs import Run
-
     training = _Training(Run(tmp_path, tiny_config), tiny_data, (), None)
     recipe = view_recipe("r2_two_views")
     x = make_views(tiny_data.train.images[:8], recipe, tiny_data.mean, tiny_data.std, generator(0, "views"))
@@ -281,3 +318,55 @@ def test_one_step_is_adams_step_on_the_loss_of_the_stacked_views(tiny_config, ti
     training.step(*x)
     expected = before - 0.001 * gradient / (gradient.abs() + 1e-8)  # bias-corrected moments are g and g^2
     torch.testing.assert_close(training.encoder.fc.weight.detach(), expected, atol=2e-5, rtol=0)
+
+
+def _gradients_of_one_step(config, data, path):
+    training = _Training(Run(path, config), data, (), None)
+    x = make_views(data.train.images[: config.batch_size], training.recipe, data.mean, data.std, generator(0, "views"))
+    loss = training.step(*x)  # Adam leaves the gradients where they are
+    return loss, [p.grad for module in (training.encoder, training.head) for p in module.parameters()], training
+
+
+@pytest.mark.parametrize("micro_batch", [2, 7, 10, 31])  # of 32 images: a chunk left over, one image left over
+def test_gradient_caching_gives_the_whole_batchs_loss_and_gradient(micro_batch, tiny_config, tiny_data, tmp_path):
+    loss, gradients, _ = _gradients_of_one_step(tiny_config, tiny_data, tmp_path)
+    cached = _gradients_of_one_step(replace(tiny_config, micro_batch=micro_batch), tiny_data, tmp_path)
+    torch.testing.assert_close(cached[0], loss)
+    for ours, whole in zip(cached[1], gradients, strict=True):
+        torch.testing.assert_close(ours, whole, atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_caching_holds_the_activations_of_one_chunk_and_moves_statistics_once(tiny_config, tiny_data,
+                                                                                       tmp_path):  # fmt: skip
+    config = replace(tiny_config, encoder="resnet18", width=0.0625, head="mlp_bn", micro_batch=8)
+    training = _Training(Run(tmp_path, config), tiny_data, (), None)
+    with_gradient, moved = [], []
+    norm = training.encoder.bn1
+    before = norm.running_mean.clone()
+
+    def watch(module, inputs, _):
+        if torch.is_grad_enabled():
+            with_gradient.append(len(inputs[0]))
+        moved.append(not torch.equal(module.running_mean, before))
+
+    norm.register_forward_hook(watch)
+    x = make_views(tiny_data.train.images[:32], training.recipe, tiny_data.mean, tiny_data.std, generator(0, "views"))
+    training.step(*x)
+    assert with_gradient == [16] * 4  # both views of eight images at a time
+    assert moved == [False] * 4 + [True] * 4 and norm.momentum == 0.1
+
+
+def test_gradient_caching_costs_one_more_forward(tiny_config, tiny_data):
+    assert (
+        pretrain_flops(replace(tiny_config, micro_batch=8), tiny_data) == pretrain_flops(tiny_config, tiny_data) * 4 / 3
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_first_twenty_losses_on_the_gpu_agree_with_the_cpu(tiny_config, tiny_data, tmp_path):
+    config = replace(
+        tiny_config, images=(0, 20), batch_size=20, epochs=20, encoder="resnet18", width=0.25, head="mlp_bn"
+    )
+    cpu = pretrain(config, tiny_data, tmp_path).losses
+    gpu = pretrain(replace(config, device="cuda"), tiny_data, tmp_path).losses
+    assert gpu == pytest.approx(cpu, abs=1e-3)

@@ -27,7 +27,7 @@ def test_run_name_depends_on_every_field_of_the_config_and_on_the_data(tiny_conf
              "init": "imagenet", "objective": "none", "augmentation": "r2", "strength": 1.0, "head": "linear",
              "head_hidden": 7, "head_dim": 7, "temperature": 0.1, "batch_size": 31, "epochs": 4, "optimizer": "sgd",
              "lr": 0.1, "weight_decay": 0.1, "momentum": 0.8, "schedule": "cosine", "warmup_epochs": 1.0,
-             "batch_norm": "per_view", "precision": "bf16", "device": "cuda", "seed": 1}  # fmt: skip
+             "micro_batch": 8, "batch_norm": "per_view", "precision": "bf16", "device": "cuda", "seed": 1}  # fmt: skip
     assert set(other) == {field.name for field in fields(PretrainConfig)}
     names = {run_name(replace(tiny_config, **{field: value}), "f") for field, value in other.items()}
     assert len(names | {run_name(tiny_config, "f"), run_name(tiny_config, "g")}) == len(other) + 2
