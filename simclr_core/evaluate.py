@@ -6,7 +6,8 @@ Shape letters: N images, C channels, S image side, H_dim width of h, K classes.
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from simclr_core.augment import make_views, normalise, view_recipe
+from simclr_core.augment import VIEW_RECIPES, apply_recipe, draw_parameters, make_views, normalise, view_recipe
 from simclr_core.data import Dataset
 from simclr_core.errors import UserError
 from simclr_core.optim import build_optimizer, lr_factor
@@ -22,6 +23,7 @@ from simclr_core.pretrain import batches, generator, stream_seed
 from simclr_core.runs import Run, config_record, pack_array
 
 ENCODE_BATCH = 1_000  # images; bounds memory, no effect on eval-mode features
+KEPT_FEATURES = 4  # splits of h held at a time: the training and test images of a run or two
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ProbeConfig:
     standardise: bool = False  # features to mean 0, standard deviation 1, by the labelled images' statistics
     moving_bn: bool = False  # R2's CIFAR-10 form: weights frozen, but the encoder in training mode, so that its BN
     # statistics move; not linear evaluation, kept to show what it does
+    augmentation: str = ""  # fine-tuning: one random view of each labelled image, by this recipe; "": as it is
     seed: int = 0  # weights and order
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class ProbeConfig:
             raise UserError(f"probe lr must be positive, got {self.lr}")
         if self.moving_bn and (self.standardise or self.on == "z"):
             raise UserError("moving_bn trains on h as it is: it goes neither with standardise nor with on 'z'")
+        if self.augmentation and self.augmentation not in VIEW_RECIPES:
+            raise UserError(f"augmentation {self.augmentation!r} is unknown; known are {', '.join(VIEW_RECIPES)}")
 
 
 def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
@@ -60,24 +65,30 @@ def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 
     Returns: accuracy (last epoch), accuracies (per epoch, scored split), train_accuracies, losses (nats, running
         mean of each epoch), confusion (K x K counts, rows are true classes), seconds (features and classifier).
-    Raises: RuntimeError if the encoder is not bit-identical afterwards.
+    Raises: UserError for an augmentation (features are encoded once); RuntimeError if the encoder is not
+        bit-identical afterwards.
     """
+    if config.augmentation and not config.moving_bn:
+        raise UserError("a probe works on features of the images as they are: augmentation is for fine-tuning")
     return run.evaluation("probe", config_record(config), data, lambda: _fit_probe(run, data, config))
 
 
 def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     if config.moving_bn:
         return _fine_tune(run, data, config)
+    parts = config.labels, config.scored_on
+    features, encoding = zip(*(_features(run, data, part, config.on, config.epoch) for part in parts), strict=True)
     started = time.perf_counter()
-    embed = _feature_modules(run, config)
-    images, labels = _labelled(data, config)
-    features, scored = (encode(embed, x, data, run.config.device) for x in (images, _scored(data, config)[0]))
+    x, scored = features
     if config.standardise:
-        mean, std = features.mean(0), features.std(0).clamp_min(1e-6)  # a dead feature stays 0
-        features, scored = (features - mean) / std, (scored - mean) / std
-    classifier = _build_classifier(features.shape[1], len(data.class_names), config).to(run.config.device)
-    splits = (features, labels.to(features.device)), (scored, _scored(data, config)[1].to(features.device))
-    return _train_classifier(nn.Identity(), classifier, *splits, config, started)
+        mean, std = x.mean(0), x.std(0).clamp_min(1e-6)  # a dead feature stays 0
+        x, scored = (x - mean) / std, (scored - mean) / std
+    labels, scored_labels = (images_and_labels(data, part)[1].to(x.device) for part in parts)
+    classifier = _build_classifier(x.shape[1], len(data.class_names), config).to(x.device)
+    result = _train_classifier(
+        nn.Identity(), classifier, lambda index, _: x[index], labels, scored, scored_labels, config
+    )
+    return {**result, "seconds": round(sum(encoding) + time.perf_counter() - started, 3)}
 
 
 def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
@@ -90,32 +101,50 @@ def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 
 def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     started = time.perf_counter()
+    device = run.config.device
     encoder = run.load_encoder(config.epoch).to(memory_format=torch.channels_last)
     encoder.requires_grad_(not config.moving_bn)
-    classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(run.config.device)
-    images, labels = _labelled(data, config)
-    images, labels = images.to(run.config.device), labels.to(run.config.device)
-    scored, scored_labels = (part.to(run.config.device) for part in _scored(data, config))
-    splits = (normalise(images, data.mean, data.std), labels), (normalise(scored, data.mean, data.std), scored_labels)
-    return _train_classifier(encoder, classifier, *splits, config, started, run.config.precision)
+    classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(device)
+    parts = (images_and_labels(data, part) for part in (config.labels, config.scored_on))
+    (images, labels), (scored, scored_labels) = ((x.to(device), y.to(device)) for x, y in parts)
+    recipe = view_recipe(config.augmentation) if config.augmentation else None
+
+    def batch(index: Tensor, draws: torch.Generator) -> Tensor:
+        if recipe is None:
+            return normalise(images[index], data.mean, data.std)
+        parameters = draw_parameters(recipe, len(index), *images.shape[1:3], draws)
+        return apply_recipe(images[index], recipe, parameters, data.mean, data.std)
+
+    x_scored = normalise(scored, data.mean, data.std)
+    result = _train_classifier(
+        encoder, classifier, batch, labels, x_scored, scored_labels, config, run.config.precision
+    )
+    return {**result, "seconds": round(time.perf_counter() - started, 3)}
 
 
-def _train_classifier(encoder, classifier, train, scored, config: ProbeConfig, started: float, precision="fp32"):
-    """Cross-entropy by mini-batches; the loop that probe and fine-tuning share."""
-    (x, labels), (x_scored, labels_scored) = train, scored
+def _train_classifier(encoder: nn.Module, classifier: nn.Sequential, batch: Callable[[Tensor, torch.Generator], Tensor],
+                      labels: Tensor, x_scored: Tensor, labels_scored: Tensor, config: ProbeConfig,
+                      precision: str = "fp32") -> dict:  # fmt: skip
+    """Cross-entropy by mini-batches; the loop that probe and fine-tuning share.
+
+    Args:
+        batch: maps the indices of a batch and the epoch's generator of views to the encoder's input.
+    """
     modules = nn.Sequential(encoder, classifier)
     optimizer = build_optimizer(config.optimizer, [modules], config.lr, config.weight_decay, momentum=0.9)
     result = {"accuracies": [], "train_accuracies": [], "losses": []}
-    step, steps = 0, len(batches(torch.arange(len(x)), config.batch_size)) * config.epochs
+    step, steps = 0, len(batches(torch.arange(len(labels)), config.batch_size)) * config.epochs
     for epoch in range(1, config.epochs + 1):
         modules.train()
-        total, correct = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
-        order = torch.randperm(len(x), generator=generator(config.seed, "order", epoch))
-        for index in batches(order.to(x.device), config.batch_size):
+        total, correct = torch.zeros((), device=labels.device), torch.zeros((), device=labels.device)
+        order = torch.randperm(len(labels), generator=generator(config.seed, "order", epoch))
+        draws = generator(config.seed, "views", epoch)
+        for index in batches(order.to(labels.device), config.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * lr_factor(config.schedule, step, steps)
+            x = batch(index, draws)
             with _autocast(x.device, precision):
-                logits = modules(x[index])  # (N, K)
+                logits = modules(x)  # (N, K)
             loss = F.cross_entropy(logits.float(), labels[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -126,13 +155,12 @@ def _train_classifier(encoder, classifier, train, scored, config: ProbeConfig, s
         if not math.isfinite(total.item()):
             raise UserError(f"the classifier's loss is {total.item()} in epoch {epoch}; lower its lr ({config.lr:g})")
         predicted = _predict(modules, x_scored, precision)
-        result["losses"].append(total.item() / len(x))
-        result["train_accuracies"].append(correct.item() / len(x))
+        result["losses"].append(total.item() / len(labels))
+        result["train_accuracies"].append(correct.item() / len(labels))
         result["accuracies"].append((predicted == labels_scored).sum().item() / len(labels_scored))
     classes = classifier[-1].out_features
     counts = torch.bincount(labels_scored * classes + predicted, minlength=classes**2)
-    return {**result, "accuracy": result["accuracies"][-1], "confusion": counts.view(classes, classes).tolist(),
-            "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
+    return {**result, "accuracy": result["accuracies"][-1], "confusion": counts.view(classes, classes).tolist()}
 
 
 @torch.no_grad()
@@ -154,15 +182,9 @@ def _build_classifier(width: int, classes: int, config: ProbeConfig) -> nn.Seque
         return nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, classes))
 
 
-def _labelled(data: Dataset, config: ProbeConfig) -> tuple[Tensor, Tensor]:
-    """Images (N, S, S, C) and labels (N,) of the range `labels` of the training split."""
-    return training_range(data, "labels", config.labels)
-
-
-def _scored(data: Dataset, config: ProbeConfig) -> tuple[Tensor, Tensor]:
-    if config.scored_on is None:
-        return data.test.images, data.test.labels
-    return training_range(data, "scored_on", config.scored_on)
+def images_and_labels(data: Dataset, part: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    """Images (N, S, S, C) and labels (N,) of a range of the training split, or of the test split (None)."""
+    return (data.test.images, data.test.labels) if part is None else training_range(data, "labels or scored_on", part)
 
 
 def training_range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -177,9 +199,28 @@ def training_range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[
 # ---- features ---------------------------------------------------------------------------------------------
 
 
-def _feature_modules(run: Run, config: ProbeConfig) -> nn.Module:
-    encoder = run.load_encoder(config.epoch)
-    return encoder if config.on == "h" else nn.Sequential(encoder, run.load_projection_head())
+_kept: OrderedDict[tuple, tuple[Tensor, float]] = OrderedDict()  # h and the seconds it took
+
+
+def _features(run: Run, data: Dataset, part: tuple[int, int] | None, on: str = "h",
+              epoch: int | None = None) -> tuple[Tensor, float]:  # fmt: skip
+    """h (N, H_dim), or z (N, D), of the images of `part` (as images_and_labels), and the seconds of encoding them.
+
+    A run's probes and kNN mostly ask for the same images one after another: the last few h are kept, with their time.
+    """
+    images, _ = images_and_labels(data, part)
+    key = str(run.path.resolve()), run.record["files"].get("encoder.safetensors"), epoch, part, data.fingerprint
+    if key not in _kept:
+        started = time.perf_counter()
+        h = encode(run.load_encoder(epoch), images, data, run.config.device)
+        _kept[key] = h, time.perf_counter() - started
+        while len(_kept) > KEPT_FEATURES:
+            _kept.popitem(last=False)
+    h, seconds = _kept[key]
+    if on == "h":
+        return h, seconds
+    with frozen(run.load_projection_head()) as head:
+        return torch.cat([head(rows).float() for rows in h.split(ENCODE_BATCH)]), seconds
 
 
 @contextmanager
@@ -219,12 +260,12 @@ def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperatu
     """Accuracy of cosine kNN on L2-normalised h, labelled images against the test split. Stored in the run."""
 
     def compute() -> dict:
+        (h, seconds), (h_test, test_seconds) = (_features(run, data, part) for part in (labels, None))
+        classes, classes_test = (images_and_labels(data, part)[1].to(h.device) for part in (labels, None))
         started = time.perf_counter()
-        encoder = run.load_encoder()
-        images, classes = training_range(data, "labels", labels)
-        h, h_test = (encode(encoder, x, data, run.config.device) for x in (images, data.test.images))
-        accuracy = knn_accuracy(h, classes.to(h.device), h_test, data.test.labels.to(h.device), k, temperature)
-        return {"accuracy": accuracy, "seconds": round(time.perf_counter() - started, 3)}
+        accuracy = knn_accuracy(h, classes, h_test, classes_test, k, temperature)
+        return {"accuracy": accuracy,
+                "seconds": round(seconds + test_seconds + time.perf_counter() - started, 3)}  # fmt: skip
 
     return run.evaluation("knn", {"labels": list(labels), "k": k, "temperature": temperature}, data, compute)
 

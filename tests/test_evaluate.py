@@ -5,7 +5,7 @@ import torch
 
 from simclr_core import evaluate
 from simclr_core.errors import UserError
-from simclr_core.evaluate import ProbeConfig, encode, fine_tune, fit_probe, frozen, knn_accuracy, picture_views
+from simclr_core.evaluate import ProbeConfig, encode, fine_tune, fit_probe, frozen, knn, knn_accuracy, picture_views
 from simclr_core.pretrain import pretrain
 from simclr_core.runs import unpack_array
 
@@ -68,6 +68,43 @@ def test_features_do_not_depend_on_how_they_are_batched(run, tiny_data, monkeypa
     torch.testing.assert_close(encode(encoder, tiny_data.test.images, tiny_data), whole)
 
 
+def test_a_runs_evaluations_encode_its_images_once_and_a_retrained_runs_again(run, tiny_config, tiny_data, tmp_path,
+                                                                             monkeypatch):  # fmt: skip
+    encoded = []
+    real = evaluate.encode
+    monkeypatch.setattr(evaluate, "encode", lambda f, x, *rest: encoded.append(len(x)) or real(f, x, *rest))
+    first = fit_probe(run, tiny_data, PROBE)
+    fit_probe(run, tiny_data, replace(PROBE, on="z"))
+    knn(run, tiny_data, PROBE.labels, k=3)
+    assert encoded == [60, 40]
+    assert first["seconds"] > 0
+    fit_probe(run, tiny_data, replace(PROBE, epoch=1))
+    other = pretrain(replace(tiny_config, seed=1), tiny_data, tmp_path)
+    fit_probe(other, tiny_data, PROBE)
+    assert encoded == [60, 40] * 3
+
+
+def test_z_from_stored_h_is_the_heads_output(run, tiny_data):
+    z, _ = evaluate._features(run, tiny_data, (0, 50), "z")
+    both = torch.nn.Sequential(run.load_encoder(), run.load_projection_head())
+    torch.testing.assert_close(z, encode(both, tiny_data.train.images[:50], tiny_data))
+
+
+def test_fine_tuning_sees_new_views_each_epoch_when_asked(run, tiny_data, monkeypatch):
+    seen = []
+    real = evaluate.apply_recipe
+    monkeypatch.setattr(evaluate, "apply_recipe", lambda *args: seen.append(real(*args)) or seen[-1])
+    config = replace(PROBE, labels=(60, 80), epochs=2, augmentation="basic")
+    fine_tune(run, tiny_data, config)
+    assert [len(x) for x in seen] == [20, 20] and not torch.equal(seen[0].sort(0)[0], seen[1].sort(0)[0])
+    first = [x.clone() for x in seen]
+    seen.clear()
+    evaluate._fine_tune(run, tiny_data, config)
+    assert all(torch.equal(a, b) for a, b in zip(first, seen, strict=True))  # by the seed, the same again
+    with pytest.raises(UserError, match="augmentation is for fine-tuning"):
+        fit_probe(run, tiny_data, config)
+
+
 def test_fine_tuning_moves_the_whole_network_but_not_the_stored_encoder(run, tiny_data):
     before = run.load_encoder().fc.weight.clone()
     result = fine_tune(run, tiny_data, replace(PROBE, epochs=5))
@@ -126,6 +163,7 @@ def test_pictures_of_views_are_stored_with_the_run(run, tiny_data):
         ({"epochs": 0}, "epochs and batch_size must be at least 1, got 0"),
         ({"lr": -1}, "lr must be positive, got -1"),
         ({"moving_bn": True, "on": "z"}, "goes neither with standardise"),
+        ({"augmentation": "wild"}, "augmentation 'wild' is unknown; known are basic"),
     ],
 )
 def test_bad_probe_is_named(changes, message):
@@ -134,7 +172,7 @@ def test_bad_probe_is_named(changes, message):
 
 
 def test_labels_outside_the_data_are_named(run, tiny_data):
-    with pytest.raises(UserError, match=r"labels \(0, 500\) is not a range within the 120"):
+    with pytest.raises(UserError, match=r"labels or scored_on \(0, 500\) is not a range within the 120"):
         fit_probe(run, tiny_data, replace(PROBE, labels=(0, 500)))
 
 
