@@ -150,6 +150,23 @@ def test_the_default_profile_follows_the_device():
     assert session._default_profile("cpu") == "quick"
 
 
+def test_notebooks_of_one_cpu_thread_each_run_one_a_core_within_memory(monkeypatch):
+    monkeypatch.setattr(session.os, "sched_getaffinity", lambda _: range(4), raising=False)
+    gibibytes = {"SC_PAGE_SIZE": 2**30, "SC_PHYS_PAGES": 64}
+    monkeypatch.setattr(session.os, "sysconf", gibibytes.__getitem__)
+    one, two = {"device": "cpu", "threads": 1}, {"device": "cpu", "threads": 2}
+    summary = {"title": "no training here"}
+    assert session._notebooks_at_a_time({"a": one, "b": one, "99": summary}) == 4
+    assert session._notebooks_at_a_time({"a": one, "b": two}) == 1
+    gibibytes["SC_PHYS_PAGES"] = 8
+    assert session._notebooks_at_a_time({"a": one}) == 2
+    gibibytes["SC_PHYS_PAGES"] = 1
+    assert session._notebooks_at_a_time({"a": one}) == 1
+    gibibytes["SC_PHYS_PAGES"] = 64
+    monkeypatch.setattr(session, "_device", lambda asked: "cuda")
+    assert session._notebooks_at_a_time({"a": one}) == 1
+
+
 def test_a_fault_of_the_program_is_told_in_a_line_too(root, capsys, monkeypatch):
     monkeypatch.setattr(session, "prepare", lambda *_: 1 / 0)
     assert main(["--profile", "tiny"], root) == 2
