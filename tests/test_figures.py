@@ -31,7 +31,7 @@ LONG_NAMES = [f"a rather long name {i}" for i in range(12)]
 CALLS = {  # function, its arguments, texts that the figure must bear
     "loss": (
         figures.loss_curves,
-        ({"a": [4.9, 4.5]}, 4.24),
+        ({"a": [4.9, 4.5]}, {"a": 4.24}),
         "epoch|NT-Xent loss (nats)|lowest possible: 4.24",
     ),
     "accuracy": (figures.accuracy_curves, (CURVES,), "test accuracy (%)|ours|random"),
@@ -114,6 +114,16 @@ def test_one_seed_needs_no_explanation_and_one_series_no_legend():
     fig = figures.loss_curves({"a": {0: [3.0, 2.0]}})
     assert fig.axes[0].get_xlabel() == "epoch"
     assert fig.legends == []
+
+
+def test_floors_are_drawn_where_they_are_in_their_series_colour():
+    series = {"small": [4.0, 3.5], "large": [5.0, 4.5], "deep": [4.0, 3.6]}
+    (ax,) = figures.loss_curves(series, {"small": 3.1, "large": 4.2, "deep": 3.1}).axes
+    lines = {float(line.get_ydata()[0]): line for line in ax.lines if line.get_linestyle() == ":"}
+    colours = {line.get_label(): line.get_color() for line in ax.lines}
+    assert set(lines) == {3.1, 4.2}
+    assert lines[4.2].get_color() == colours["large"] and lines[3.1].get_color() == colours["small"]
+    assert {text.get_text() for text in ax.texts} == {"lowest possible: 3.10", "lowest possible: 4.20"}
 
 
 def test_values_stand_at_the_epochs_given():

@@ -36,7 +36,7 @@ Curves = Mapping[str, Sequence[float] | Mapping[int, Sequence[float]]]
 
 def loss_curves(
     series: Curves,
-    floor: float | None = None,
+    floors: Mapping[str, float] | None = None,
     ylabel: str = "NT-Xent loss (nats)",
     xlabel: str = "epoch",
     epochs: Sequence[int] | None = None,
@@ -45,14 +45,16 @@ def loss_curves(
 
     Args:
         series: name -> one value an epoch, or seed -> one value an epoch.
-        floor: the lowest loss possible, drawn as a dotted line.
+        floors: series -> the lowest loss possible, drawn as a dotted line; with several, in the series' colours.
         epochs: when the values were taken, if not after every epoch.
     """
     fig, ax = _axes(xlabel, ylabel)
     _draw_curves(ax, series, epochs)
-    if floor is not None:
-        ax.axhline(floor, color=GREY, linestyle=":", linewidth=1.2)
-        ax.annotate(f"lowest possible: {floor:.2f}", (1, floor), (0, 3), ("axes fraction", "data"), ha="right", **NOTE)
+    colours = {name: style["color"] for name, style in zip(series, _styles(len(series)), strict=True)}
+    by_value = {value: name for name, value in reversed((floors or {}).items())}  # equal floors: the first series'
+    for value, name in by_value.items():
+        ax.axhline(value, color=colours[name] if len(by_value) > 1 else GREY, linestyle=":", linewidth=1.2)
+        ax.annotate(f"lowest possible: {value:.2f}", (1, value), (0, 3), ("axes fraction", "data"), ha="right", **NOTE)
     return _finish(fig)
 
 
