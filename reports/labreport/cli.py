@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--require-real-data", action="store_true", help="stop when a data set is missing, instead of "
                         "going on with a stand-in")  # fmt: skip
     parser.add_argument("--jobs", metavar="N", type=_at_least_one,
-                        help="notebooks at a time (default: 1; one a core where each asks for one CPU thread)")  # fmt: skip
+                        help="notebooks at a time (default: 1, or one a core if each asks for one thread)")  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="for every notebook; default: the profile's")
     parser.add_argument("--fresh", action="store_true", help="set the stored runs of these notebooks aside first")
     parser.add_argument("--from", metavar="DIR", dest="source", help="render from the stored runs of a report or run "
