@@ -143,7 +143,12 @@ class ViewParameters:
         return ViewParameters(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def to(self, device: torch.device) -> ViewParameters:
-        return ViewParameters(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return ViewParameters(*(_put(getattr(self, field.name), device) for field in fields(self)))
+
+
+def _put(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for it: a GPU still has the step before to do."""
+    return tensor.to(device, non_blocking=True)
 
 
 def draw_parameters(recipe: ViewRecipe, n: int, height: int, width: int, generator: Generator) -> ViewParameters:
@@ -209,7 +214,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     Raises: ValueError for another dtype or shape.
     """
     _check(images, mean, std)
-    mean, std = (torch.tensor(values, device=images.device) for values in (mean, std))
+    mean, std = (_put(torch.tensor(values), images.device) for values in (mean, std))
     return images.to(torch.float32).div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
@@ -234,9 +239,9 @@ def apply_recipe(
     place = torch.where(parameters.jittered, parameters.order.argsort(dim=1)[:, HUE], 4)
     place, rank = place.sort(stable=True)
     parameters = parameters[rank]
-    coefficients = _colour_coefficients(parameters).to(images.device)
-    parameters, rank = parameters.to(images.device), rank.to(images.device)
-    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    coefficients = _put(_colour_coefficients(parameters), images.device)
+    parameters, rank = parameters.to(images.device), _put(rank, images.device)
+    mean, std = (_put(torch.tensor(values), images.device).view(-1, 1, 1) for values in (mean, std))
     views = torch.empty(images.shape, device=images.device)
     block = max(1, BLOCK_PIXELS // (height * width) if images.device.type == "cpu" else n)
     for rows in (slice(start, start + block) for start in range(0, n, block)):

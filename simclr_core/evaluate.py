@@ -256,18 +256,21 @@ def encode(module: nn.Module, images: Tensor, data: Dataset, device: str = "cpu"
 # ---- k nearest neighbours -----------------------------------------------------------------------------------
 
 
-def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperature: float | None = None) -> dict:
-    """Accuracy of cosine kNN on L2-normalised h, labelled images against the test split. Stored in the run."""
+def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperature: float | None = None,
+        scored_on: tuple[int, int] | None = None) -> dict:  # fmt: skip
+    """Accuracy of cosine kNN on L2-normalised h, labelled images against the test split, or a range cut from train.
+    Stored in the run."""
 
     def compute() -> dict:
-        (h, seconds), (h_test, test_seconds) = (_features(run, data, part) for part in (labels, None))
-        classes, classes_test = (images_and_labels(data, part)[1].to(h.device) for part in (labels, None))
+        (h, seconds), (h_test, test_seconds) = (_features(run, data, part) for part in (labels, scored_on))
+        classes, classes_test = (images_and_labels(data, part)[1].to(h.device) for part in (labels, scored_on))
         started = time.perf_counter()
         accuracy = knn_accuracy(h, classes, h_test, classes_test, k, temperature)
         return {"accuracy": accuracy,
                 "seconds": round(seconds + test_seconds + time.perf_counter() - started, 3)}  # fmt: skip
 
-    return run.evaluation("knn", {"labels": list(labels), "k": k, "temperature": temperature}, data, compute)
+    config = {"labels": list(labels), "scored_on": scored_on and list(scored_on), "k": k, "temperature": temperature}
+    return run.evaluation("knn", config, data, compute)
 
 
 def knn_accuracy(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor, k: int,

@@ -271,6 +271,7 @@ class _Training:
         """What is left of one pass over the images in a fresh order; returns the mean loss over the views, in nats."""
         config, started = self.config, time.perf_counter() - self.seconds
         order = torch.randperm(len(self.images), generator=generator(config.seed, "order", epoch))
+        order = order.to(config.device)  # indexing by a CPU tensor would wait for the GPU
         warmup = round(config.warmup_epochs * self.steps_per_epoch)
         for k, index in enumerate(batches(order, config.batch_size)[self.steps_done :], self.steps_done):
             step = (epoch - 1) * self.steps_per_epoch + k

@@ -148,6 +148,14 @@ def test_knn_votes_by_cosine_similarity():
         knn_accuracy(h, labels, h, labels, k=5)
 
 
+def test_knn_scores_the_range_cut_from_train_when_asked(run, tiny_data):
+    own = knn(run, tiny_data, (0, 50), k=1, scored_on=(0, 50))
+    assert own["accuracy"] == 1  # each image is its own neighbour
+    assert (
+        knn(run, tiny_data, (0, 50), k=1)["accuracy"] == round(knn(run, tiny_data, (0, 50), k=1)["accuracy"] * 40) / 40
+    )
+
+
 def test_pictures_of_views_are_stored_with_the_run(run, tiny_data):
     pictures = picture_views(run, tiny_data, images=3, pairs=2)
     views = unpack_array(pictures["views"])

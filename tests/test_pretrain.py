@@ -370,3 +370,17 @@ def test_first_twenty_losses_on_the_gpu_agree_with_the_cpu(tiny_config, tiny_dat
     cpu = pretrain(config, tiny_data, tmp_path).losses
     gpu = pretrain(replace(config, device="cuda"), tiny_data, tmp_path).losses
     assert gpu == pytest.approx(cpu, abs=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("changes", [{}, {"augmentation": "strong", "optimizer": "lars"}, {"micro_batch": 16}])
+def test_a_step_on_the_gpu_never_waits_for_it(changes, tiny_config, tiny_data, tmp_path):
+    training = _Training(Run(tmp_path, replace(tiny_config, device="cuda", **changes)), tiny_data, (), None)
+    training._train_epoch(1)  # first calls set libraries up
+    training._begin_epoch()
+    training._finite_loss = lambda: 1.0  # the wait at the end of the epoch
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training._train_epoch(2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
