@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ from simclr_core.runs import (
 
 CHECKPOINT_SECONDS = 30.0  # ours: at most this much work (and one step) is lost to a kill; no effect on numbers
 torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: a GPU's convolutions would else be in TF32, silently
+TRIAL_FLOP = 1e11
 PURPOSES = {"weights": 0, "order": 1, "views": 2}  # one independent random stream each
 
 
@@ -403,29 +405,34 @@ def pretrain_flops(config: PretrainConfig, data: Dataset) -> float:
     """
     if config.objective == "none":
         return 0.0
+    side, _, channels = data.record()["image_shape"]
+    forward = _forward_flops(config.encoder, channels, side, config.width, config.stem)
+    passes = 4.0 if 0 < config.micro_batch < config.batch_size else 3.0
+    return passes * 2 * forward * (config.images[1] - config.images[0]) * config.epochs
+
+
+@cache
+def _forward_flops(encoder: str, channels: int, side: int, width: float, stem: str) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
-    record = data.record()
-    side, _, channels = record["image_shape"]
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        build = build_encoder(config.encoder, channels, side, config.width, config.stem)
-        build(torch.empty(1, channels, side, side))
-    passes = 4.0 if 0 < config.micro_batch < config.batch_size else 3.0
-    return passes * 2 * counter.get_total_flops() * (config.images[1] - config.images[0]) * config.epochs
+        build_encoder(encoder, channels, side, width, stem)(torch.empty(1, channels, side, side))
+    return counter.get_total_flops()
 
 
 def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> float:
-    """Seconds the run would take here, from the best of `steps` steps, after one more, of a small batch (a CPU's time
-    grows with the images; a GPU's, below some 256 images, hardly does)."""
+    """Seconds the run would take here, from the best of `steps` steps, after one more, of a batch that is smaller where
+    one step takes long (TRIAL_FLOP: about a second of a CPU core)."""
     if config.objective == "none":
         return 0.0
-    small = min(256 if config.device == "cuda" else 8, config.batch_size)
-    trial = replace(config, batch_size=small, images=(0, max(small, 2)))
-    training = _Training(Run(Path("estimate"), trial), data, (), None)
+    images = config.images[1] - config.images[0]
+    one_image = pretrain_flops(config, data) / images / config.epochs
+    few = config.batch_size if config.device == "cuda" else min(config.batch_size, max(2, int(TRIAL_FLOP / one_image)))
+    training = _Training(Run(Path("estimate"), replace(config, batch_size=few, images=(0, few))), data, (), None)
     seconds = []
     for k in range(steps + 1):
         started = time.perf_counter()
         x_i, x_j = make_views(training.images, training.recipe, training.mean, training.std, generator(0, "views", k))
         training.step(x_i, x_j).item()
         seconds.append(time.perf_counter() - started)
-    return min(seconds[1:]) / small * (config.images[1] - config.images[0]) * config.epochs
+    return min(seconds[1:]) / few * images * config.epochs

@@ -83,17 +83,23 @@ class Cost:
     seconds: float
 
 
+NETWORK = ("encoder", "width", "stem", "precision", "device", "micro_batch")  # what a step's FLOP/s depend on
+
+
 def costs(runs: Iterable[PlannedRun]) -> dict[str, Cost]:
-    """Run name -> cost here; a few steps of each configuration are timed, seeds alike."""
+    """Run name -> cost here. A few steps of each network are timed; runs of the same network go by their FLOP."""
     from simclr_core.pretrain import estimate_seconds, pretrain_flops
 
-    seconds: dict[Any, float] = {}
+    rates: dict[tuple, float] = {}  # FLOP/s
     answer = {}
     for run in runs:
-        alike = replace(run.config, seed=0), run.data.fingerprint
-        if not run.stored and alike not in seconds:
-            seconds[alike] = estimate_seconds(run.config, run.data)
-        answer[run.name] = Cost(pretrain_flops(run.config, run.data) / 1e15, 0.0 if run.stored else seconds[alike])
+        flop, seconds = pretrain_flops(run.config, run.data), 0.0
+        if flop and not run.stored:
+            network = (*(getattr(run.config, field) for field in NETWORK), run.data.fingerprint)
+            if network not in rates:
+                rates[network] = flop / estimate_seconds(run.config, run.data)
+            seconds = flop / rates[network]
+        answer[run.name] = Cost(flop / 1e15, seconds)
     return answer
 
 
