@@ -108,6 +108,11 @@ def pick(results: Mapping[int, Mapping], key: str) -> dict[int, Any]:
     return {seed: result[key] for seed, result in results.items()}
 
 
+def after(curves: Mapping[int, Sequence[float]], epoch: int) -> dict[int, float]:
+    """seed -> the value of its curve after that epoch, counted from 1."""
+    return {seed: curve[epoch - 1] for seed, curve in curves.items()}
+
+
 def mean_of(results: Mapping[int, Mapping], key: str) -> dict[int, float]:
     """seed -> mean of the list results[seed][key] (restarts, say)."""
     return {seed: sum(result[key]) / len(result[key]) for seed, result in results.items()}
