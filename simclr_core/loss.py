@@ -1,17 +1,31 @@
-"""The contrastive loss. Shape letters: N images, D width of z; 2N views."""
+"""The contrastive loss, plain and tiled. Shape letters: N images, D width of z; 2N views."""
 
 import math
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+# Least N for the tiled form. CPU: measured with benchmarks/loss.py, D = 128, one thread (about equal at 192, the plain
+# form ahead below). GPU: not measured. A matrix of up to 16,384^2 (1 GB, about 3 GB at the peak) is cheap there and few
+# large kernels beat many small ones; beyond it the plain form soon does not fit.
+TILED_FROM_CPU, TILED_FROM_GPU = 256, 8193
+# Rows of a tile. CPU: two fp32 buffers of 256 KB stay in a core's L2 cache (128 and 512: no faster). GPU: not measured;
+# two buffers of 64 MB, enough to fill the device and to hide the launches.
+TILE_CPU, TILE_GPU = 256, 4096
+# Up to this 1 / temperature the sums of exp(similarity / temperature) over up to e^15 rows stay within fp32's normal
+# range (e^-87 to e^88) with no maximum subtracted: a similarity is at most 1 in size.
+UNSHIFTED = 70.0
 
 
 def nt_xent_loss(z_i: Tensor, z_j: Tensor, temperature: float) -> Tensor:
     """Mean NT-Xent loss over the 2N views of N images.
 
     Row k of both inputs comes from image k (rows stacked, not interleaved as in the paper; same mean), so the
-    positive of row i is row (i + N) mod 2N. Computed in float32 or wider, whatever the inputs; memory O(N^2).
+    positive of row i is row (i + N) mod 2N. Computed in float32 or wider, whatever the inputs. Takes the tiled form,
+    memory O(N D), where that is the cheaper, else the plain one, memory O(N^2); they agree to rounding.
     Args:
         z_i, z_j: projections, shape (N, D), N >= 2; normalised here, so any scale is fine.
         temperature: tau, dimensionless, > 0.
@@ -28,10 +42,108 @@ def nt_xent_loss(z_i: Tensor, z_j: Tensor, temperature: float) -> Tensor:
     z = torch.cat([z_i, z_j])
     with torch.autocast(z.device.type, enabled=False):
         z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)))
-        logits = z @ z.T / temperature  # (2N, 2N)
-        logits = logits.fill_diagonal_(-math.inf)  # a view is no negative of itself
-        positives = torch.arange(len(z), device=z.device).roll(len(z_i))
-        return F.cross_entropy(logits, positives)
+        tiled = len(z_i) >= (TILED_FROM_CPU if z.device.type == "cpu" else TILED_FROM_GPU)
+        return nt_xent_tiled(z, temperature) if tiled else nt_xent_plain(z, temperature)
+
+
+def nt_xent_plain(z: Tensor, temperature: float) -> Tensor:
+    """The loss of `nt_xent_loss` for unit rows z (2N, D), both views stacked, as a reader would write it."""
+    logits = z @ z.T / temperature  # (2N, 2N)
+    logits = logits.fill_diagonal_(-math.inf)  # a view is no negative of itself
+    positives = torch.arange(len(z), device=z.device).roll(len(z) // 2)
+    return F.cross_entropy(logits, positives)
+
+
+def nt_xent_tiled(z: Tensor, temperature: float, tile: int | None = None) -> Tensor:
+    """The same without the 2N x 2N matrix: z (2N, D) unit rows, fp32 or fp64; tile: rows of a tile, >= 1.
+
+    Beyond z and its gradient it needs two tiles and a few vectors of 2N numbers. Differentiable once.
+    """
+    return _TiledNTXent.apply(z, temperature, tile or (TILE_CPU if z.device.type == "cpu" else TILE_GPU))
+
+
+class _TiledNTXent(torch.autograd.Function):
+    """NT-Xent over the upper tiles of the symmetric logits L = z z^T / temperature, diagonal -inf.
+
+    With S_i the sum of exp(L_ij) over row i and pos(i) the other view of i: loss = mean(log S_i - L_i,pos(i)), and
+    dloss/dz = W z / (2N temperature), W_ij = exp(L_ij) (1/S_i + 1/S_j) - 2 [j = pos(i)]. W is symmetric too: a tile
+    above the diagonal serves its transpose below, and the backward pass, which computes the tiles again (the idea of
+    FlashAttention, Dao et al. 2022, arXiv 2205.14135), needs nothing but z and S. S_i is kept as sums_i exp(peaks_i):
+    a running maximum at low temperature, where one exponential no longer serves both directions, else 0.
+    Nothing here waits for the device.
+    """
+
+    @staticmethod
+    def forward(ctx, z: Tensor, temperature: float, tile: int) -> Tensor:
+        n, scale = len(z) // 2, 1 / temperature
+        pairs, buffer = _upper_tiles(n, tile), z.new_empty(min(n, tile) ** 2)
+        shifted, positives, sums = scale > UNSHIFTED, z.new_empty(n), z.new_zeros(2 * n)
+        peaks = z.new_full((2 * n,), -scale if shifted else 0.0)  # no logit is less than -scale
+        for a, b in pairs:
+            logits = _logits(z, a, b, scale, buffer)
+            if b.start == a.start + n:
+                positives[a] = logits.diagonal()
+            if shifted:
+                _add_exponentials(sums, peaks, a, logits)
+                if a is not b:
+                    _add_exponentials(sums, peaks, b, logits.T)
+            else:
+                sums[a].add_(logits.exp_().sum(1))
+                if a is not b:
+                    sums[b].add_(logits.sum(0))
+        ctx.save_for_backward(z, sums, peaks)
+        ctx.scale, ctx.tile, ctx.shifted = scale, tile, shifted
+        return (peaks.view(2, n) - positives + sums.log().view(2, n)).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        z, sums, peaks = ctx.saved_tensors
+        n, inverse = len(z) // 2, 1 / sums
+        gradient = torch.zeros_like(z)  # (2N, D)
+        buffer, spare = z.new_empty(2, min(n, ctx.tile) ** 2)
+        for a, b in _upper_tiles(n, ctx.tile):
+            logits = _logits(z, a, b, ctx.scale, buffer)
+            other = spare[: logits.numel()].view_as(logits)
+            if ctx.shifted:
+                torch.sub(logits, peaks[b], out=other).exp_().mul_(inverse[b])
+                weights = logits.sub_(peaks[a, None]).exp_().mul_(inverse[a, None]).add_(other)
+            else:
+                weights = logits.exp_().mul_(torch.add(inverse[a, None], inverse[b], out=other))
+            if b.start == a.start + n:
+                weights.diagonal().sub_(2)
+            gradient[a].addmm_(weights, z[b])
+            if a is not b:
+                gradient[b].addmm_(weights.T, z[a])
+        return gradient.mul_(upstream * (ctx.scale / (2 * n))), None, None
+
+
+def _upper_tiles(n: int, tile: int) -> list[tuple[slice, slice]]:
+    """Row and column blocks of the tiles on and above the diagonal of a 2N x 2N matrix, at most `tile` wide.
+
+    No block crosses from one view to the other, so the positives are the diagonals of the tiles (a, a + N).
+    """
+    width = -(-n // -(-n // tile))  # as even as can be
+    blocks = [slice(k + i, k + min(i + width, n)) for k in (0, n) for i in range(0, n, width)]
+    return list(combinations_with_replacement(blocks, 2))
+
+
+def _logits(z: Tensor, a: slice, b: slice, scale: float, buffer: Tensor) -> Tensor:
+    """The tile (a, b) of the logits, written into the buffer: fresh memory costs page faults.
+
+    All products here are in place, which autocast leaves in their own precision.
+    """
+    rows, columns = a.stop - a.start, b.stop - b.start
+    logits = buffer[: rows * columns].view(rows, columns)
+    logits.addmm_(z[a], z[b].T, beta=0, alpha=scale)
+    return logits.fill_diagonal_(-math.inf) if a is b else logits  # a view is no negative of itself
+
+
+def _add_exponentials(sums: Tensor, peaks: Tensor, rows: slice, logits: Tensor) -> None:
+    """sums * exp(peaks) += the row sums of exp(logits), in place; peaks rise to the largest logit seen."""
+    peak = torch.maximum(peaks[rows], logits.amax(1))
+    sums[rows].mul_((peaks[rows] - peak).exp_()).add_((logits - peak[:, None]).exp_().sum(1))
+    peaks[rows] = peak
 
 
 def nt_xent_floor(n_images: int, temperature: float) -> float:
