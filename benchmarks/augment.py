@@ -1,4 +1,4 @@
-"""Views per second of simclr_core.augment beside torchvision's per-image pipelines and kornia's batched one.
+"""Views per second of simclr_core.augment beside torchvision's and lightly's per-image pipelines and kornia's.
 
 One thread; SimCLR's colour views (crop, flip, jitter, grayscale) of 512 generated 32x32 images, to normalised
 float tensors; then the MNIST recipes, two views of 256 images of 28x28. Run: python benchmarks/augment.py
@@ -7,12 +7,12 @@ float tensors; then the MNIST recipes, two views of 256 images of 28x28. Run: py
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from statistics import median
 
 import torch
-from common import environment, generated_images, interleave, speedup
+from common import Result, environment, generated_images, interleave, speedup
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -64,6 +64,23 @@ def torchvision_v2(images: Tensor) -> Callable[[], int]:
     return lambda: len(torch.stack([view(tensor) for tensor in tensors]))
 
 
+def lightly_simclr(images: Tensor) -> Callable[[], int]:
+    from lightly.transforms.simclr_transform import SimCLRViewTransform  # SimCLRTransform is two of these
+
+    pictures = [transforms.functional.to_pil_image(image.numpy()) for image in images]
+    jitter = dict(zip(("cj_bright", "cj_contrast", "cj_sat", "cj_hue"), RECIPE.jitter, strict=True))
+    view = SimCLRViewTransform(
+        32,
+        cj_prob=RECIPE.jitter_p,
+        **jitter,
+        min_scale=RECIPE.crop_scale[0],
+        random_gray_scale=RECIPE.grayscale_p,
+        gaussian_blur=0.0,
+        normalize={"mean": MEAN, "std": STD},
+    )
+    return lambda: len(torch.stack([view(picture) for picture in pictures]))
+
+
 def kornia_batched(images: Tensor) -> Callable[[], int]:
     import kornia.augmentation as K
 
@@ -80,40 +97,43 @@ def kornia_batched(images: Tensor) -> Callable[[], int]:
 
 def mnist_views(name: str, images: Tensor) -> Callable[[], int]:
     generator, recipe = torch.Generator().manual_seed(0), view_recipe(name)
-
-    def run() -> int:
-        make_views(images, recipe, (0.1307,), (0.3081,), generator)
-        return 1
-
-    return run
+    return lambda: sum(map(len, make_views(images, recipe, (0.1307,), (0.3081,), generator)))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> Result:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="of about 2 seconds")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--quick", action="store_true", help="one round of 32 images, to try it out")
+    args = parser.parse_args(argv)
+    rounds, n, at_least = (1, 32, 0) if args.quick else (args.rounds, 512, 0.25)
     torch.set_num_threads(1)
-    images = generated_images(512, 32, 3)
+    images = generated_images(n, 32, 3)
     candidates = {
         OURS: ours(images),
         PIL: torchvision_pil(images),
         "torchvision v2, per image": torchvision_v2(images),
     }
-    if find_spec("kornia"):
+    peers = [name for name in ("lightly", "kornia") if find_spec(name)]
+    if "lightly" in peers:
+        candidates["lightly, PIL, per image"] = lightly_simclr(images)
+    if "kornia" in peers:
         candidates[KORNIA] = kornia_batched(images)
-    peers = ["torch", "torchvision", "pillow", *(["kornia"] if KORNIA in candidates else [])]
-    print(environment(peers))
-    seconds = interleave(candidates, rounds, at_least=0.25)
-    print(f"colour views, 512 images of 32x32x3, medians of {rounds} interleaved rounds")
-    for name, values in seconds.items():
-        print(f"  {name:28} {1 / median(values):8,.0f} views/s   {speedup(seconds, name, PIL):5.2f} times PIL")
-    digits = generated_images(256, 28, 1)
-    mnist = {name: mnist_views(name, digits) for name in ("r2", "digits")}
-    for name, values in interleave(mnist, rounds, at_least=0.05).items():
-        print(f"  {name:28} {1000 * median(values):8.1f} ms for both views of 256 images of 28x28x1")
-    if KORNIA in candidates:
-        print(f"times kornia's rate: {speedup(seconds, OURS, KORNIA):.2f}")
-    print(f"times torchvision's PIL rate: {speedup(seconds, OURS, PIL):.2f}")
+    seconds = interleave(candidates, rounds, at_least)
+    digits = generated_images(n // 2, 28, 1)
+    mnist = interleave({name: mnist_views(name, digits) for name in ("r2", "digits")}, rounds, at_least / 5)
+    rows = [
+        {"views": name, "views/s": 1 / median(values), "times PIL": speedup(seconds, name, PIL)}
+        for name, values in seconds.items()
+    ]
+    for name, values in mnist.items():
+        rows.append({"views": f"simclr_core, MNIST recipe {name}", "views/s": 1 / median(values), "times PIL": ""})
+    return Result(
+        environment(["torch", "torchvision", "pillow", *peers]),
+        f"colour views, {n} images of 32x32x3; MNIST views, both of {n // 2} images of 28x28x1; medians of {rounds} "
+        "interleaved rounds",
+        rows,
+        {f"times {name}": speedup(seconds, OURS, name) for name in (KORNIA, PIL) if name in candidates},
+    ).show()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, generated images, a line on hardware and versions."""
+"""What the benchmarks share: interleaved timing, generated images, a line on hardware and versions, the result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -13,6 +14,32 @@ from statistics import median
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark's main() prints and returns."""
+
+    environment: str  # hardware and versions, one line
+    setting: str  # what was measured, one line
+    rows: list[dict[str, str | float]]  # the table; every row has the same keys
+    ratios: dict[str, float]  # the last one is what the benchmark is about
+
+    def show(self) -> Result:
+        """Print it all, the ratios last."""
+        print(self.environment, self.setting, sep="\n")
+        table = [list(self.rows[0]), *([cell(value) for value in row.values()] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for first, *rest in table:
+            print("  " + first.ljust(widths[0]), *(text.rjust(w) for text, w in zip(rest, widths[1:], strict=True)))
+        for label, ratio in self.ratios.items():
+            print(f"{label}: {cell(ratio)}")
+        return self
+
+
+def cell(value: str | float) -> str:
+    """Three digits for a number below 1,000; a text as it is."""
+    return value if isinstance(value, str) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def interleave(runs: dict[str, Callable[[], int]], rounds: int, at_least: float) -> dict[str, list[float]]:
@@ -45,14 +72,15 @@ def generated_images(n: int, size: int, channels: int) -> Tensor:
     return (0.85 * coarse + 0.15 * noise).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def environment(packages: Sequence[str]) -> str:
-    """CPU, threads, load and versions in one line."""
+def environment(packages: Sequence[str], device: str = "cpu") -> str:
+    """GPU (device cuda), CPU, threads, load and versions in one line."""
+    gpu = f"{torch.cuda.get_device_name()}; " if device == "cuda" else ""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     cpu = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
     malloc = "tuned" if "MALLOC_TOP_PAD_" in os.environ else "default"
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} thread(s), "
+        f"{gpu}{cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} thread(s), "
         f"malloc {malloc}; Python {platform.python_version()}, {versions}"
     )

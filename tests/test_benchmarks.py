@@ -1,0 +1,84 @@
+"""The benchmarks run at a tiny size, and what they compare is the same mathematics."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from simclr_core.augment import make_views, normalise
+from simclr_core.data import load_dataset
+from simclr_core.loss import nt_xent_loss
+from simclr_core.pretrain import _Training
+from simclr_core.runs import Run, cpu_name
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*words: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "SIMCLR_DATA"}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def mnist_study(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("mnist_study")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["augment", "mnist_study", "step"])
+def test_a_benchmark_prints_a_ratio_last(name):
+    *_, last = run(f"benchmarks/{name}.py", "--quick").splitlines()
+
+    assert re.fullmatch(r"[\w ,]+: \d[\d.,]*", last), last
+
+
+@pytest.mark.slow
+def test_results_keep_the_sections_of_other_benchmarks_and_replace_their_own(tmp_path):
+    path = tmp_path / "RESULTS.md"
+    path.write_text(f"# Results\n\n## loss on a GPU\nkept\n\n## step on {cpu_name()}\nold\n")
+
+    run("benchmarks/results.py", "--quick", "--only", "step", "--device", "cpu", "--output", str(path))
+
+    text = path.read_text()
+    assert "## loss on a GPU\nkept\n" in text
+    assert len(re.findall("^## step on ", text, re.M)) == 1 and "old" not in text
+    assert re.search(r"^\d{4}-\d\d-\d\d, commit \w+.*`python benchmarks/step.py --device cpu --quick`:$", text, re.M)
+    assert re.search(r"^share of the measured matrix peak: [\d.]+\n```$", text, re.M)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_straightforward_mnist_form_computes_our_loss_and_gradient(mnist_study, dtype):
+    data = load_dataset("digits")
+    config, probe = mnist_study.study(data)
+    config = replace(config, precision="fp32")
+    slow = mnist_study.Straightforward(config, data, 256, probe.labels, scored=10)
+    ours = _Training(Run(Path("unused"), config), data, (), None)
+    views = make_views(ours.images[:64], ours.recipe, ours.mean, ours.std, torch.Generator().manual_seed(0))
+    x_i, x_j = (x.to(dtype) for x in views)
+    networks = [nn.Sequential(form.encoder, form.head).to(dtype) for form in (slow, ours)]
+
+    slow_loss, our_loss = slow.loss(x_i, x_j), nt_xent_loss(*ours.project(x_i, x_j), config.temperature)
+    slow_loss.backward(), our_loss.backward()
+
+    assert slow_loss.item() == pytest.approx(our_loss.item(), abs=1e-5)
+    if dtype == torch.float64:  # in float32 rounding decides which of two nearly equal pixels max-pool takes
+        for a, b in zip(*(network.parameters() for network in networks), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, atol=1e-10, rtol=1e-6)
+
+
+def test_view_1_of_the_straightforward_mnist_form_is_the_image_as_we_normalise_it(mnist_study):
+    data = load_dataset("digits")
+    pictures = mnist_study.Pictures(data.train, mnist_study.PLAIN, mnist_study.AUGMENTED)
+
+    x_i = torch.stack([pictures[k][0] for k in range(8)])
+
+    torch.testing.assert_close(x_i, normalise(data.train.images[:8], data.mean, data.std), atol=1e-6, rtol=0)
