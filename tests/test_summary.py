@@ -38,6 +38,17 @@ def test_abstract_states_the_measured_figures_and_the_count_of_verdicts():
     assert "reduced" not in text
 
 
+def test_abstract_tells_cifar_accuracies_beside_the_untrained_encoder():
+    made = results()
+    entry = {"unit": "fraction", "what": "", "figure": ""}
+    measures = {f"cifar.aug.{name}.linear": {**entry, "values": {"0": value}} for name, value in
+                (("strong", 0.436), ("random", 0.2765))}  # fmt: skip
+    made["03_augmentation_ablation"] = {**made["01_mnist_study"], "measures": measures, "reduced": "a narrow encoder"}
+    text = summary.abstract(made, judge(made))
+    assert "(a narrow encoder), a linear classifier on the frozen encoder of R1's recipe reaches 43.6 %, " in text
+    assert "on an untrained encoder 27.6 % (1 seed)" in text or "on an untrained encoder 27.7 % (1 seed)" in text
+
+
 def test_abstract_names_a_reduced_setting():
     made = results(reduced="two epochs", h=0.4)
     text = summary.abstract(made, judge(made))

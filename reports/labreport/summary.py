@@ -28,6 +28,15 @@ HEADLINES = (
     ("clusters.gmm.pixels.accuracy", "Gaussian mixture on pixels, no labels"),
     ("clusters.kmeans.h.accuracy", "k-means on h (our recipe), no labels"),
     ("clusters.gmm.h.accuracy", "Gaussian mixture on h (our recipe), no labels"),
+    ("cifar.r2.batch128.classifier50", "R2's CIFAR-10 recipe, smaller batch, linear classifier"),
+    ("cifar.r2.batch512.classifier50", "R2's CIFAR-10 recipe, larger batch, linear classifier"),
+    ("cifar.aug.basic.linear", "R1's recipe, basic augmentation, linear classifier"),
+    ("cifar.aug.strong.linear", "R1's recipe, strong augmentation, linear classifier"),
+    ("cifar.head.none.linear", "R1's recipe, no projection head, linear classifier"),
+    ("cifar.aug.random.linear", "untrained ResNet, linear classifier"),
+    ("cifar.aug.supervised.whole_network", "supervised ResNet"),
+    ("cifar.recipe.knn10", "published 100-epoch recipe, kNN"),
+    ("cifar.recipe.linear", "published 100-epoch recipe, linear classifier"),
 )
 
 
@@ -72,6 +81,15 @@ def abstract(results: Results, verdicts: Sequence[Verdict]) -> str:
             f"On {name}{setting}, the recipe of R2 reaches {r2.percent(2)} test accuracy with a classifier on the "
             f"frozen encoder; our recipe, on the same images and labels, {ours.percent(2)}; the same network trained "
             f"on the labels alone, {supervised.percent(2)} ({count_seeds(r2.n)})."
+        )
+    if "cifar.aug.strong.linear" in entries:
+        strong = entries["cifar.aug.strong.linear"]
+        setting = f", a reduced setting ({strong['reduced']})" if strong["reduced"] else ""
+        pretrained, untrained = (summarise(entries[f"cifar.aug.{k}.linear"]["values"]) for k in ("strong", "random"))
+        sentences.append(
+            f"On {strong['data'][0]['name']}{setting}, a linear classifier on the frozen encoder of R1's recipe "
+            f"reaches {pretrained.percent()}, on an untrained encoder {untrained.percent()} "
+            f"({count_seeds(pretrained.n)})."
         )
     if "clusters.gmm.pixels.accuracy" in entries:
         for method, name in (("kmeans", "k-means"), ("gmm", "a Gaussian mixture")):
