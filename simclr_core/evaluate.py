@@ -257,12 +257,12 @@ def encode(module: nn.Module, images: Tensor, data: Dataset, device: str = "cpu"
 
 
 def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperature: float | None = None,
-        scored_on: tuple[int, int] | None = None) -> dict:  # fmt: skip
-    """Accuracy of cosine kNN on L2-normalised h, labelled images against the test split, or a range cut from train.
-    Stored in the run."""
+        scored_on: tuple[int, int] | None = None, epoch: int | None = None) -> dict:  # fmt: skip
+    """Accuracy of cosine kNN on L2-normalised h, labelled images against the test split, or a range cut from train;
+    after the last epoch, or a kept one. Stored in the run."""
 
     def compute() -> dict:
-        (h, seconds), (h_test, test_seconds) = (_features(run, data, part) for part in (labels, scored_on))
+        (h, seconds), (h_test, test_seconds) = (_features(run, data, part, epoch=epoch) for part in (labels, scored_on))
         classes, classes_test = (images_and_labels(data, part)[1].to(h.device) for part in (labels, scored_on))
         started = time.perf_counter()
         accuracy = knn_accuracy(h, classes, h_test, classes_test, k, temperature)
@@ -270,6 +270,8 @@ def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperatu
                 "seconds": round(seconds + test_seconds + time.perf_counter() - started, 3)}  # fmt: skip
 
     config = {"labels": list(labels), "scored_on": scored_on and list(scored_on), "k": k, "temperature": temperature}
+    if epoch is not None:
+        config["epoch"] = epoch
     return run.evaluation("knn", config, data, compute)
 
 

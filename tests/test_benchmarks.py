@@ -55,6 +55,23 @@ def test_results_keep_the_sections_of_other_benchmarks_and_replace_their_own(tmp
     assert re.search(r"^share of the measured matrix peak: [\d.]+\n```$", text, re.M)
 
 
+@pytest.mark.slow
+def test_the_race_is_cut_into_slices_and_ends_as_if_in_one(tmp_path):
+    def race(store, *options):
+        words = ["--quick", "--checks", "2", "--device", "cpu"]
+        return run("benchmarks/record.py", *words, "--store", str(tmp_path / store), *options)
+
+    def accuracies(printed):
+        return re.findall(r"^ +[12] .*?([\d.]+)$", printed, re.M)
+
+    whole = race("whole")
+    assert len(accuracies(whole)) == 2
+    assert re.fullmatch(r"last epoch's kNN accuracy, of the 90 % aimed at: [\d.]+", whole.splitlines()[-1])
+    assert race("sliced", "--minutes", "0") == ""
+    assert accuracies(race("sliced")) == accuracies(whole)
+    assert "test images" in race("whole", "--final") and "held back" in whole
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_straightforward_mnist_form_computes_our_loss_and_gradient(mnist_study, dtype):
     data = load_dataset("digits")

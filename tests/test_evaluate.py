@@ -151,6 +151,8 @@ def test_knn_votes_by_cosine_similarity():
 def test_knn_scores_the_range_cut_from_train_when_asked(run, tiny_data):
     own = knn(run, tiny_data, (0, 50), k=1, scored_on=(0, 50))
     assert own["accuracy"] == 1  # each image is its own neighbour
+    knn(run, tiny_data, (0, 50), k=3, epoch=1)
+    assert len(list(run.path.glob("knn-*.json"))) == 2
     assert (
         knn(run, tiny_data, (0, 50), k=1)["accuracy"] == round(knn(run, tiny_data, (0, 50), k=1)["accuracy"] * 40) / 40
     )
