@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 
 import nbformat
 import pandas
@@ -24,6 +25,7 @@ from sample_report import (
 )
 
 from labreport.exporters import Front, LabReportHTMLExporter, LabReportTypstExporter, Section, render
+from labreport.glyphs import families_for
 from labreport.merge import merge
 from labreport.text import clean_terminal_text, display_width, wrap_lines
 from simclr_core.errors import UserError
@@ -302,6 +304,19 @@ def test_pictures_beside_the_notebook_and_attached_to_it_are_embedded(tmp_path):
         ("Attached curve.", "data:image/png;base64,"),
     ]
     assert pdf.stat().st_size > 10_000
+
+
+@needs_poppler
+@pytest.mark.parametrize("name", ["кошка", "γάτα", "猫", "고양이"])
+def test_class_names_in_any_script_come_out_in_html_and_pdf(name, tmp_path):
+    try:
+        families_for([name])
+    except UserError as error:
+        pytest.skip(str(error))
+    path = write_notebook(tmp_path / "01.ipynb", f"# Classes\n\nOne of them is {name}.")
+    html, _ = paths = render([Section("01", path)], Front("Report"), tmp_path)
+    assert f"One of them is {name}." in html.read_text(encoding="utf-8")
+    assert name in unicodedata.normalize("NFC", pdf_text(paths))
 
 
 def test_character_that_no_font_has_does_not_cost_the_report(tmp_path, caplog):
