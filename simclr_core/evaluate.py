@@ -92,7 +92,8 @@ def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 
 
 def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
-    """Train encoder and classifier together on the labelled images; scored as fit_probe does.
+    """Train encoder and classifier together on the labelled images. Returns what fit_probe does, but scored after the
+    last epoch only: a pass over the scored images costs more than an epoch on few labels.
 
     On an untrained run this is the supervised network of the same shape. The stored encoder does not change.
     """
@@ -130,7 +131,7 @@ def _train_classifier(encoder: nn.Module, classifier: nn.Sequential, batch: Call
     Args:
         batch: maps the indices of a batch and the epoch's generator of views to the encoder's input.
     """
-    modules = nn.Sequential(encoder, classifier)
+    modules, features_given = nn.Sequential(encoder, classifier), isinstance(encoder, nn.Identity)
     optimizer = build_optimizer(config.optimizer, [modules], config.lr, config.weight_decay, momentum=0.9)
     result = {"accuracies": [], "train_accuracies": [], "losses": []}
     step, steps = 0, len(batches(torch.arange(len(labels)), config.batch_size)) * config.epochs
@@ -154,10 +155,11 @@ def _train_classifier(encoder: nn.Module, classifier: nn.Sequential, batch: Call
             correct += (logits.argmax(1) == labels[index]).sum()
         if not math.isfinite(total.item()):
             raise UserError(f"the classifier's loss is {total.item()} in epoch {epoch}; lower its lr ({config.lr:g})")
-        predicted = _predict(modules, x_scored, precision)
         result["losses"].append(total.item() / len(labels))
         result["train_accuracies"].append(correct.item() / len(labels))
-        result["accuracies"].append((predicted == labels_scored).sum().item() / len(labels_scored))
+        if epoch == config.epochs or features_given:
+            predicted = _predict(modules, x_scored, precision)
+            result["accuracies"].append((predicted == labels_scored).sum().item() / len(labels_scored))
     classes = classifier[-1].out_features
     counts = torch.bincount(labels_scored * classes + predicted, minlength=classes**2)
     return {**result, "accuracy": result["accuracies"][-1], "confusion": counts.view(classes, classes).tolist()}
