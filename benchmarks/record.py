@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> Result | None:
     try:
         data = load_dataset("shapes" if options.quick else "cifar10")
         config = configure(options.recipe, data, options)
-        checks = sorted({round(config.epochs * (k + 1) / options.checks) for k in range(options.checks)} - {0})
+        count = 1 if options.final else options.checks  # the test images are read once
+        checks = sorted({round(config.epochs * (k + 1) / count) for k in range(count)} - {0})
         run = train(config, data, checks, options.store, options.minutes)
     except OutOfTime:
         print("\nout of time; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> Result | None:
     split = "test images" if options.final else "training images held back"
     setting = (f"{options.recipe}, seed {config.seed}: {config.epochs} epochs of {config.images[1]:,} images of "
                f"{data.name}, batch {config.batch_size}, {config.precision} on {config.device}; kNN on {split}; "
-               "pre-training seconds, checkpoints included")  # fmt: skip
+               "seconds of pre-training")  # fmt: skip
     return Result(environment(["torch"], config.device), setting, rows, ratios).show()
 
 

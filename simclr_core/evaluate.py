@@ -23,7 +23,7 @@ from simclr_core.pretrain import batches, generator, stream_seed
 from simclr_core.runs import Run, config_record, pack_array
 
 ENCODE_BATCH = 1_000  # images; bounds memory, no effect on eval-mode features
-KEPT_FEATURES = 4  # splits of h held at a time: the training and test images of a run or two
+KEPT_BYTES = 1 << 30  # of h held at a time: the runs of a notebook, at R1's size
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class ProbeConfig:
 
 
 def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
-    """Fit a classifier on frozen features (encoded once) and score it after every epoch.
+    """Fit a classifier on frozen features (encoded once) and score it after every epoch (moving_bn: after the last).
 
-    Returns: accuracy (last epoch), accuracies (per epoch, scored split), train_accuracies, losses (nats, running
+    Returns: accuracy (last epoch), accuracies (each epoch scored), train_accuracies, losses (nats, running
         mean of each epoch), confusion (K x K counts, rows are true classes), seconds (features and classifier).
     Raises: UserError for an augmentation (features are encoded once); RuntimeError if the encoder is not
         bit-identical afterwards.
@@ -85,9 +85,8 @@ def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
         x, scored = (x - mean) / std, (scored - mean) / std
     labels, scored_labels = (images_and_labels(data, part)[1].to(x.device) for part in parts)
     classifier = _build_classifier(x.shape[1], len(data.class_names), config).to(x.device)
-    result = _train_classifier(
-        nn.Identity(), classifier, lambda index, _: x[index], labels, scored, scored_labels, config
-    )
+    given = nn.Identity(), classifier, lambda index, _: x[index]
+    result = _train_classifier(*given, labels, scored, scored_labels, config, each_epoch=True)
     return {**result, "seconds": round(sum(encoding) + time.perf_counter() - started, 3)}
 
 
@@ -125,13 +124,14 @@ def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 
 def _train_classifier(encoder: nn.Module, classifier: nn.Sequential, batch: Callable[[Tensor, torch.Generator], Tensor],
                       labels: Tensor, x_scored: Tensor, labels_scored: Tensor, config: ProbeConfig,
-                      precision: str = "fp32") -> dict:  # fmt: skip
+                      precision: str = "fp32", each_epoch: bool = False) -> dict:  # fmt: skip
     """Cross-entropy by mini-batches; the loop that probe and fine-tuning share.
 
     Args:
         batch: maps the indices of a batch and the epoch's generator of views to the encoder's input.
+        each_epoch: score after each epoch, not after the last only.
     """
-    modules, features_given = nn.Sequential(encoder, classifier), isinstance(encoder, nn.Identity)
+    modules = nn.Sequential(encoder, classifier)
     optimizer = build_optimizer(config.optimizer, [modules], config.lr, config.weight_decay, momentum=0.9)
     result = {"accuracies": [], "train_accuracies": [], "losses": []}
     step, steps = 0, len(batches(torch.arange(len(labels)), config.batch_size)) * config.epochs
@@ -157,7 +157,7 @@ def _train_classifier(encoder: nn.Module, classifier: nn.Sequential, batch: Call
             raise UserError(f"the classifier's loss is {total.item()} in epoch {epoch}; lower its lr ({config.lr:g})")
         result["losses"].append(total.item() / len(labels))
         result["train_accuracies"].append(correct.item() / len(labels))
-        if epoch == config.epochs or features_given:
+        if each_epoch or epoch == config.epochs:
             predicted = _predict(modules, x_scored, precision)
             result["accuracies"].append((predicted == labels_scored).sum().item() / len(labels_scored))
     classes = classifier[-1].out_features
@@ -208,15 +208,16 @@ def _features(run: Run, data: Dataset, part: tuple[int, int] | None, on: str = "
               epoch: int | None = None) -> tuple[Tensor, float]:  # fmt: skip
     """h (N, H_dim), or z (N, D), of the images of `part` (as images_and_labels), and the seconds of encoding them.
 
-    A run's probes and kNN mostly ask for the same images one after another: the last few h are kept, with their time.
+    Probes and kNN of the same runs ask for the same images: the last gigabyte of h is kept, with the time it took.
     """
     images, _ = images_and_labels(data, part)
-    key = str(run.path.resolve()), run.record["files"].get("encoder.safetensors"), epoch, part, data.fingerprint
+    weights, limits = run.record["files"].get("encoder.safetensors"), part and tuple(part)
+    key = str(run.path.resolve()), weights, epoch, limits, data.fingerprint
     if key not in _kept:
         started = time.perf_counter()
         h = encode(run.load_encoder(epoch), images, data, run.config.device)
         _kept[key] = h, time.perf_counter() - started
-        while len(_kept) > KEPT_FEATURES:
+        while len(_kept) > 1 and sum(h.nbytes for h, _ in _kept.values()) > KEPT_BYTES:
             _kept.popitem(last=False)
     h, seconds = _kept[key]
     if on == "h":

@@ -263,8 +263,13 @@ class _Training:
             self._begin_epoch()
             if epoch < self.config.epochs:
                 self._keep(epoch)
+                if self._checkpoint_is_due():
+                    self._checkpoint()
+            try:
+                self._report(epoch, loss)
+            except BaseException:  # whoever stops the run here loses nothing
                 self._checkpoint()
-            self._report(epoch, loss)
+                raise
         _save_weights(self.run, "encoder.safetensors", self.encoder)
         _save_weights(self.run, "projection_head.safetensors", self.head)
         write_history(self.run.path / "history.csv", self.history)
@@ -273,7 +278,7 @@ class _Training:
         """What is left of one pass over the images in a fresh order; returns the mean loss over the views, in nats."""
         config, started = self.config, time.perf_counter() - self.seconds
         order = torch.randperm(len(self.images), generator=generator(config.seed, "order", epoch))
-        order = order.to(config.device)  # indexing by a CPU tensor would wait for the GPU
+        order = order.to(config.device, non_blocking=True)  # indexing by a CPU tensor would wait for the GPU
         warmup = round(config.warmup_epochs * self.steps_per_epoch)
         for k, index in enumerate(batches(order, config.batch_size)[self.steps_done :], self.steps_done):
             step = (epoch - 1) * self.steps_per_epoch + k
@@ -283,8 +288,10 @@ class _Training:
             views = generator(config.seed, "views", step)
             x_i, x_j = make_views(self.images[index], self.recipe, self.mean, self.std, views)
             self.total += self.step(x_i, x_j) * len(index)
-            self.steps_done, self.seconds = k + 1, time.perf_counter() - started
-            if self.steps_done < self.steps_per_epoch:
+            self.steps_done = k + 1
+            if self.steps_done < self.steps_per_epoch and self._checkpoint_is_due():
+                self._finite_loss()  # waits for the device
+                self.seconds = time.perf_counter() - started
                 self._checkpoint()
         loss = self._finite_loss() / len(self.images)  # with the checkpoints, the only wait for the device
         self.seconds = time.perf_counter() - started
@@ -320,13 +327,13 @@ class _Training:
         Exact but for batch normalisation, whose statistics are each chunk's own. Source: Gao et al. 2021, arXiv
         2101.06983.
         """
-        chunks = [(x_i[part], x_j[part]) for part in batches(torch.arange(len(x_i)), self.config.micro_batch)]
+        sizes = [len(part) for part in batches(torch.arange(len(x_i)), self.config.micro_batch)]
+        chunks = list(zip(x_i.split(sizes), x_j.split(sizes), strict=True))
         with torch.no_grad(), _still_statistics(self.encoder, self.head):
             z = [self.project(*chunk) for chunk in chunks]
         z_i, z_j = (torch.cat(part).requires_grad_() for part in zip(*z, strict=True))
         loss = nt_xent_loss(z_i, z_j, self.config.temperature)
         loss.backward()
-        sizes = [len(part) for part, _ in chunks]
         for chunk, *gradients in zip(chunks, z_i.grad.split(sizes), z_j.grad.split(sizes), strict=True):
             torch.autograd.backward(self.project(*chunk), gradients)
         return loss
@@ -343,11 +350,11 @@ class _Training:
         if epoch in self.keep_epochs:
             _save_weights(self.run, kept_name(epoch), self.encoder)
 
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+
     def _checkpoint(self) -> None:
-        """All that resuming needs, if the last one is old enough."""
-        if time.monotonic() - self.saved_at <= CHECKPOINT_SECONDS:
-            return
-        self._finite_loss()
+        """Write all that resuming needs."""
         self.saved_at = time.monotonic()
         buffer = io.BytesIO()
         torch.save({"encoder": self.encoder.state_dict(), "head": self.head.state_dict(),
@@ -365,6 +372,7 @@ class _Training:
             state = torch.load(path, map_location=self.config.device, weights_only=True)
             done = len(state["history"])
             if not self.keep_epochs <= set(state["kept"]) | set(range(done + 1, self.config.epochs + 1)):
+                print(f"{self.run.name}: an epoch before the checkpoint is to be kept; training starts anew")
                 return
         except Exception as error:  # torch.load raises many kinds on a damaged file
             set_aside(path, f"{path} is damaged ({type(error).__name__})")
@@ -392,9 +400,11 @@ def _still_statistics(*modules: nn.Module) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def pretrain_flops(config: PretrainConfig, data: Dataset) -> float:

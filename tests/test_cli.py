@@ -163,8 +163,9 @@ def test_notebooks_of_one_cpu_thread_each_run_one_a_core_within_memory(monkeypat
     gibibytes["SC_PHYS_PAGES"] = 1
     assert session._notebooks_at_a_time({"a": one}) == 1
     gibibytes["SC_PHYS_PAGES"] = 64
+    assert session._notebooks_at_a_time({"a": {"device": "cuda", "threads": 1}}) == 1  # rendered where there is no GPU
     monkeypatch.setattr(session, "_device", lambda asked: "cuda")
-    assert session._notebooks_at_a_time({"a": one}) == 1
+    assert session._notebooks_at_a_time({"a": {"device": "auto", "threads": 1}}) == 1
 
 
 def test_a_fault_of_the_program_is_told_in_a_line_too(root, capsys, monkeypatch):

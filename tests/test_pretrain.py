@@ -91,7 +91,6 @@ p.pretrain(config, load_dataset("digits"), sys.argv[1], progress=lambda e: print
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])  # of four steps an epoch
 def test_a_run_cut_off_within_an_epoch_goes_on_at_the_next_step(steps, tiny_config, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
@@ -113,6 +112,7 @@ def test_a_run_cut_off_within_an_epoch_goes_on_at_the_next_step(steps, tiny_conf
     assert resumed.losses == whole.losses and equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_run(tmp_path):
     def start(store):
         return subprocess.Popen([sys.executable, "-c", CHILD, str(store)], stdout=subprocess.PIPE, text=True)
@@ -130,6 +130,13 @@ def test_kill_9_in_the_middle_then_the_same_command_gives_the_same_run(tmp_path)
     fingerprint = load_dataset("digits").fingerprint
     killed, whole = (find_run(config, fingerprint, tmp_path / name) for name in ("killed", "whole"))
     assert killed.losses == whole.losses and equal(weights(killed), weights(whole))
+
+
+def test_what_stops_a_run_after_an_epoch_costs_it_nothing(tiny_config, tiny_data, tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tiny_config, tiny_data, tmp_path, progress=interrupted_after(2))  # within CHECKPOINT_SECONDS
+    pretrain(tiny_config, tiny_data, tmp_path)
+    assert "resumed after epoch 2 of 3" in capsys.readouterr().out
 
 
 def test_kill_while_a_finished_run_is_trained_again_for_kept_epochs_loses_nothing(tiny_config, tiny_data, tmp_path,
@@ -373,6 +380,7 @@ def test_first_twenty_losses_on_the_gpu_agree_with_the_cpu(tiny_config, tiny_dat
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("changes", [{}, {"augmentation": "strong", "optimizer": "lars"}, {"micro_batch": 16}])
 def test_a_step_on_the_gpu_never_waits_for_it(changes, tiny_config, tiny_data, tmp_path):
     training = _Training(Run(tmp_path, replace(tiny_config, device="cuda", **changes)), tiny_data, (), None)

@@ -105,6 +105,8 @@ def _cell_blocks(cell: NotebookNode, place: Place) -> Iterator[Block]:
 
 
 def _output_blocks(output: NotebookNode, place: Place) -> Iterator[Block]:
+    if output.output_type == "stream" and output.name == "stderr":
+        return  # what was waited for or warned of, in that one execution
     if output.output_type == "stream":
         yield from _text_block("text", output.text, place)
     elif output.output_type == "error":

@@ -109,7 +109,7 @@ _R1 = (
         "pre-training loss per epoch of each augmentation and each head",
         "cifar10",
         (AUGMENTATION, HEAD),
-        all_of(*(falls_steadily(key.replace(".linear", "") + ".loss") for key in (*_AUGMENTATIONS, *_HEADS))),
+        all_of(*(falls_steadily(key.removesuffix(".linear") + ".loss") for key in (*_AUGMENTATIONS, *_HEADS))),
     ),
     Claim(
         "R1.2",

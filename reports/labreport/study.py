@@ -71,7 +71,7 @@ class Lab:
                 run = pretrain(seeded, data, self.store, keep_epochs, _progress())
                 runs.setdefault(name, {})[seed] = run
                 self._runs.add(run.name)
-                state = "found in the store" if stored else "trained now"
+                state = "found in the store" if stored else "not in the store before"
                 print(f"{name}, seed {seed}: {run.name}, {state}")
         return runs
 
