@@ -38,7 +38,7 @@ MNIST_BYTES = {  # header of 16 or 8 bytes + 28 x 28 pixels or one label an imag
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
 LARGEST_IMAGE = 50_000_000  # pixels; Pillow's own warning starts at 89 million: a decompression bomb, not a photo
-DECODER_VERSION = 1  # raise it whenever a change to the reading of images moves a pixel or an order
+DECODER_VERSION = 2  # raise it whenever a change to the reading of images moves a pixel or an order
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
@@ -378,11 +378,15 @@ def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
         try:
             with safe_open(path, "pt") as file:
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-                meta = json.loads(file.metadata()["dataset"])
+                text = file.metadata()["dataset"]
+                if hashlib.sha256(text.encode()).hexdigest() != file.metadata()["sha256"]:
+                    raise ValueError("its record's checksum does not fit")
+                meta = json.loads(text)
             splits = [Split(tensors[f"{s}_images"], tensors[f"{s}_labels"]) for s in ("train", "test")]
             dataset = Dataset(meta["name"], *splits, tuple(meta["class_names"]), tuple(meta["mean"]),
                               tuple(meta["std"]), meta["source"])  # fmt: skip
-            if dataset.fingerprint == meta["fingerprint"]:
+            types = [tensors[key].dtype for key in sorted(tensors)]
+            if types == 2 * [torch.uint8, torch.int64] and dataset.fingerprint == meta["fingerprint"]:
                 return dataset
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             pass
@@ -393,7 +397,8 @@ def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
     from simclr_core.runs import write_atomically
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors, {"dataset": json.dumps(dataset.record())}))
+    text = json.dumps(dataset.record())
+    write_atomically(path, save(tensors, {"dataset": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
     return dataset
 
 

@@ -3,6 +3,7 @@
 Shape letters: N images a step, 2N views, C channels, S image side, H_dim width of h, D width of z.
 """
 
+import hashlib
 import io
 import math
 import time
@@ -26,13 +27,16 @@ from simclr_core.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
 from simclr_core.runs import (
     Run,
     config_record,
+    file_sha256,
     find_run,
     finish_run,
     kept_name,
+    read_checksummed,
     reopen_run,
     run_name,
     set_aside,
     write_atomically,
+    write_checksummed,
     write_history,
     write_json,
     writer_lock,
@@ -223,9 +227,12 @@ def _keeps(run: Run, epochs: Sequence[int]) -> bool:
     return not (run.path / "encoder.safetensors").is_file() or all((run.path / w).is_file() for w in wanted)
 
 
-def _save_weights(run: Run, name: str, module: nn.Module) -> None:
+def _save_weights(run: Run, name: str, module: nn.Module) -> str:
+    """Returns the file's SHA-256."""
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    write_atomically(run.path / name, save(state))
+    content = save(state)
+    write_atomically(run.path / name, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 class _Training:
@@ -244,6 +251,7 @@ class _Training:
                                          config.weight_decay, config.momentum)  # fmt: skip
         self.steps_per_epoch = len(batches(torch.arange(len(self.images)), config.batch_size))
         self.history: list[dict] = []
+        self.kept: dict[str, str] = {}  # file of a kept encoder -> its SHA-256
         self._begin_epoch()
         self.saved_at = time.monotonic()
 
@@ -348,7 +356,7 @@ class _Training:
 
     def _keep(self, epoch: int) -> None:
         if epoch in self.keep_epochs:
-            _save_weights(self.run, kept_name(epoch), self.encoder)
+            self.kept[kept_name(epoch)] = _save_weights(self.run, kept_name(epoch), self.encoder)
 
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
@@ -358,25 +366,36 @@ class _Training:
         self.saved_at = time.monotonic()
         buffer = io.BytesIO()
         torch.save({"encoder": self.encoder.state_dict(), "head": self.head.state_dict(),
-                    "optimizer": self.optimizer.state_dict(), "history": self.history, "kept": sorted(self.keep_epochs),
+                    "optimizer": self.optimizer.state_dict(), "history": self.history, "kept": self.kept,
                     "steps_done": self.steps_done, "total": self.total, "seconds": self.seconds}, buffer)  # fmt: skip
-        write_atomically(self.run.path / "checkpoint.pt", buffer.getvalue())
+        write_checksummed(self.run.path / "checkpoint.pt", buffer.getvalue())
         write_history(self.run.path / "history.csv", self.history)
+
+    def _kept_until(self, epoch: int) -> list[str]:
+        return [kept_name(kept) for kept in sorted(self.keep_epochs) if kept <= min(epoch, self.config.epochs - 1)]
+
+    def _is_whole(self, name: str, kept: dict[str, str]) -> bool:
+        path = self.run.path / name
+        if path.exists() and not (path.is_file() and file_sha256(path) == kept.get(name)):
+            set_aside(path, f"{path} is damaged, or not of this training")
+        return path.exists()
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is a good one that kept the encoders now asked for."""
         path = self.run.path / "checkpoint.pt"
-        if not path.is_file():
+        if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.config.device, weights_only=True)
-            done = len(state["history"])
-            if not self.keep_epochs <= set(state["kept"]) | set(range(done + 1, self.config.epochs + 1)):
-                print(f"{self.run.name}: an epoch before the checkpoint is to be kept; training starts anew")
-                return
-        except Exception as error:  # torch.load raises many kinds on a damaged file
+            content = io.BytesIO(read_checksummed(path))
+            state = torch.load(content, map_location=self.config.device, weights_only=True)
+        except Exception as error:  # torch.load raises many kinds on what is no checkpoint
             set_aside(path, f"{path} is damaged ({type(error).__name__})")
             return
+        done = len(state["history"])
+        if missing := [name for name in self._kept_until(done) if not self._is_whole(name, state["kept"])]:
+            print(f"{self.run.name}: {', '.join(missing)} must be made (again); training starts anew")
+            return
+        self.kept = state["kept"]
         self.encoder.load_state_dict(state["encoder"])
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])

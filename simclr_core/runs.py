@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import zlib
@@ -45,7 +46,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     Raises: StoreError in one line when the folder cannot be written or the disk is full; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -53,11 +54,32 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _remove_abandoned(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; free some space or give a folder that can be written"
         ) from error
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete the temporary files of this machine's processes that were killed while they wrote."""
+    for old in folder.glob(f".*.{platform.node()}.*.tmp"):
+        if Path("/proc/self").exists() and not Path("/proc", old.name.split(".")[-2]).exists():
+            old.unlink(missing_ok=True)
+
+
+def write_checksummed(path: Path, content: bytes) -> None:
+    """The content behind its SHA-256: torch reads its archives without checking them."""
+    write_atomically(path, hashlib.sha256(content).digest() + content)
+
+
+def read_checksummed(path: Path) -> bytes:
+    """Raises: StoreError if the checksum does not fit; OSError."""
+    stored = path.read_bytes()
+    if hashlib.sha256(stored[32:]).digest() != stored[:32]:
+        raise StoreError(f"{path} is damaged (its checksum does not fit)")
+    return stored[32:]
 
 
 def _checksum(value: dict) -> str:
@@ -82,7 +104,7 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -149,8 +171,6 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        import platform
-
         return platform.processor() or platform.machine()
 
 
@@ -252,7 +272,7 @@ def find_run(config, fingerprint: str, store: str | Path, mend: bool = False) ->
             raise StoreError(f"{run.path}/config.json is not the configuration of this run")
         for file, expected in run.record["files"].items():
             path = run.path / file
-            if path.is_file() and _file_sha256(path) != expected:
+            if path.is_file() and file_sha256(path) != expected:
                 raise StoreError(f"{path} is damaged (its checksum does not fit)")
         if not (run.path / "history.csv").is_file():
             raise StoreError(f"{run.path}/history.csv is missing")
@@ -273,7 +293,7 @@ def reopen_run(run: Run) -> None:
 
 def finish_run(run: Run, data_record: dict, threads: int) -> None:
     """Write provenance.json with the checksums of the run's files; from here on the run is finished."""
-    files = {path.name: _file_sha256(path) for path in sorted(run.path.glob("*"))
+    files = {path.name: file_sha256(path) for path in sorted(run.path.glob("*"))
              if path.suffix in (".safetensors", ".csv")}  # fmt: skip
     write_json(run.path / "provenance.json",
                {**provenance(run.config.device), "data": data_record, "threads": threads, "files": files})  # fmt: skip

@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from simclr_core.data import dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound, StoreError, UserError
 from simclr_core.loss import nt_xent_loss
 from simclr_core.pretrain import PretrainConfig, _Training, batches, generator, pretrain, pretrain_flops
-from simclr_core.runs import Run, find_run, run_name
+from simclr_core.runs import Run, find_run, read_checksummed, run_name
 
 
 def weights(run):
@@ -281,7 +282,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tiny_config, t
     with pytest.raises(UserError, match=r"the loss is nan by step 3 of epoch 2 at learning rate 0.001"):
         pretrain(tiny_config, tiny_data, tmp_path)
     (path,) = tmp_path.glob("*/checkpoint.pt")
-    assert torch.load(path, weights_only=True)["steps_done"] == 2
+    assert torch.load(io.BytesIO(read_checksummed(path)), weights_only=True)["steps_done"] == 2
 
 
 def test_full_disk_is_one_line_and_leaves_no_half_written_file(tiny_config, tiny_data, tmp_path, monkeypatch):

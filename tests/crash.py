@@ -1,0 +1,334 @@
+"""Crash harness: run_all.sh killed (SIGKILL) at random moments and started again, until it ends as if undisturbed.
+
+By hand: python tests/crash.py --kills 200 [--seed 0] [--whole]. It works in a copy of this checkout in a folder
+of its own, which is removed at the end. tests/test_crash.py uses the same parts.
+
+A kill hits the process group of run_all.sh; notebook kernels have groups of their own and must end by themselves.
+Moments are uniform over the time that an undisturbed call takes. A call that ends before its kill ends a round: results
+and store are compared with the undisturbed ones, leftovers are looked for, and the next round starts from nothing.
+"""
+
+import argparse
+import compileall
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("run_all.sh", "pyproject.toml", "notebooks", "simclr_core", "reports/labreport")
+HIDDEN = ("SIMCLR_DATA", "SIMCLR_RUNS", "SIMCLR_CACHE", "LABREPORT_OUTPUT", "LABREPORT_PROGRESS", "LABREPORT_FROM",
+          "PYTHONPATH")  # fmt: skip
+SMALL = ("--only", "05", *(f"--set=05_clustering_baseline.{setting}" for setting in (
+    "parts=30", "epochs=6", "restarts=1", "components=8")))  # fmt: skip
+# Appended to the copy's simclr_core/pretrain.py: checkpoints all the time, so that kills fall into their writing and
+# runs are resumed within seconds of training; and a line a training begun. Neither touches a number.
+NOTED = """
+
+CHECKPOINT_SECONDS = 0.05
+_train = _Training.train
+
+
+def _noted_train(training):
+    import os
+
+    how = "resumed" if (training.run.path / "checkpoint.pt").is_file() else "anew"
+    with open(os.environ["CRASH_TRAININGS"], "a") as file:
+        file.write(f"{training.run.name} {how}\\n")
+    return _train(training)
+
+
+_Training.train = _noted_train
+"""
+ORPHAN_SECONDS = 10.0  # patience with processes that notice that their parent is gone
+
+
+class Broken(AssertionError):
+    """A promise that did not hold."""
+
+
+# ---- a checkout of its own ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Checkout:
+    """A copy of the checkout's files in <home>/checkout, with a temporary folder <home>/t (kernels' sockets want short
+    paths) and <home>/trainings, a line a training begun."""
+
+    home: Path
+    arguments: tuple[str, ...] = SMALL
+    profile: str = "smoke"
+    started: list[subprocess.Popen] = field(default_factory=list)
+
+    @property
+    def root(self) -> Path:
+        return self.home / "checkout"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / self.profile
+
+    @property
+    def store(self) -> Path:
+        return self.root / "runs"
+
+    def make(self) -> None:
+        for name in COPIED:
+            source, target = ROOT / name, self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+            else:
+                shutil.copy(source, target)
+        with open(self.root / "simclr_core/pretrain.py", "a") as file:
+            file.write(NOTED)
+        compileall.compile_dir(self.root, quiet=2)  # the first call is to take as long as the later ones
+
+    def start(self, profile: str | None = None) -> subprocess.Popen:
+        """run_all.sh in a session of its own; its output goes to <home>/output-<n>."""
+        (self.home / "t").mkdir(exist_ok=True)
+        inherited = {name: value for name, value in os.environ.items() if name not in HIDDEN}
+        environment = {**inherited, "VIRTUAL_ENV": sys.prefix, "TMPDIR": str(self.home / "t"),
+                       "CRASH_TRAININGS": str(self.home / "trainings")}  # fmt: skip
+        command = [str(self.root / "run_all.sh"), "--profile", profile or self.profile, *self.arguments]
+        with open(self.output(len(self.started)), "wb") as output:
+            process = subprocess.Popen(command, cwd=self.home, env=environment, stdout=output,
+                                       stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def output(self, call: int) -> Path:
+        return self.home / f"output-{call}"
+
+    def said(self, process: subprocess.Popen) -> str:
+        return self.output(self.started.index(process)).read_text(errors="replace")
+
+    def add_profile(self, name: str) -> None:
+        """The same profile under another name: another report, the same runs."""
+        profiles = self.root / "notebooks/profiles"
+        shutil.copy(profiles / f"{self.profile}.yaml", profiles / f"{name}.yaml")
+
+    def trainings(self) -> list[str]:
+        """ "<run> anew" or "<run> resumed" for each training begun, in order."""
+        path = self.home / "trainings"
+        return path.read_text().splitlines() if path.is_file() else []
+
+    def forget(self) -> None:
+        """Back to nothing made."""
+        for folder in (self.store, self.report, self.root / "data", self.home / "t"):
+            if folder.exists():
+                shutil.rmtree(folder)
+        (self.home / "trainings").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def checkout(**settings) -> Iterator[Checkout]:
+    """A checkout that is removed afterwards, with everything that was started in it."""
+    with tempfile.TemporaryDirectory(prefix="crash-") as home:
+        made = Checkout(Path(home).resolve(), **settings)
+        made.make()
+        try:
+            yield made
+        finally:
+            for pid in processes_in(made.home):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            for process in made.started:
+                process.wait()
+
+
+# ---- what must hold at the end --------------------------------------------------------------------------------
+
+
+def results(checkout: Checkout, profile: str | None = None) -> dict[str, Any]:
+    """results.json without what depends on the clock: measures in seconds, and the checksum over them."""
+    report = checkout.report.with_name(profile or checkout.profile)
+    content = json.loads((report / "results.json").read_text())
+    for notebook in content["notebooks"].values():
+        del notebook["sha256"]
+        timed = [key for key, measure in notebook["measures"].items() if measure["unit"] == "seconds"]
+        for key in timed:
+            del notebook["measures"][key]
+    return content
+
+
+def weights(checkout: Checkout) -> dict[str, bytes]:
+    """<run>/<file> -> content of every weights file in the store."""
+    paths = sorted(checkout.store.glob("*/*.safetensors"))
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """Living processes other than this one whose working folder or environment lies in `folder` -> command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or somebody else's
+            cwd = os.readlink(entry / "cwd")
+            inside = cwd == str(folder) or cwd.startswith(f"{folder}/")
+            if inside or os.fsencode(folder) in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def wait_for_orphans(folder: Path) -> float:
+    """Seconds until no process works in `folder`. Raises: Broken after ORPHAN_SECONDS."""
+    started = time.monotonic()
+    while alive := processes_in(folder):
+        if time.monotonic() - started > ORPHAN_SECONDS:
+            raise Broken(f"still there after {ORPHAN_SECONDS:.0f} s: {alive}")
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def temporary_files(checkout: Checkout) -> list[str]:
+    """Half-written files in store, report and data."""
+    found = (path for pattern in (".*.tmp", "*.unfinished.ipynb") for path in checkout.root.rglob(pattern))
+    return sorted(str(path.relative_to(checkout.root)) for path in found)
+
+
+def scratch_folders(checkout: Checkout) -> list[str]:
+    """What the runner left in the folder for temporary files (torch's own cache is not ours)."""
+    return sorted(path.name for path in (checkout.home / "t").glob("labreport-*"))
+
+
+def check_locks(checkout: Checkout) -> None:
+    for path in (*checkout.root.rglob("*.lock"), checkout.report / ".lock"):
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            raise Broken(f"{path} is still locked") from None
+
+
+def check_same(checkout: Checkout, expected: dict[str, Any], expected_weights: dict[str, bytes]) -> None:
+    if (found := results(checkout)) != expected:
+        raise Broken(f"other results: {_difference(found, expected)}")
+    if (found := weights(checkout)) != expected_weights:
+        names = [name for name in found.keys() | expected_weights if found.get(name) != expected_weights.get(name)]
+        raise Broken(f"other weights: {sorted(names)}")
+
+
+def _difference(found: Any, expected: Any, where: str = "") -> str:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(found.keys() | expected.keys()):
+            if key not in found or key not in expected:
+                return f"{where}/{key} is in one alone"
+            if found[key] != expected[key]:
+                return _difference(found[key], expected[key], f"{where}/{key}")
+    return f"{where}: {found!r}, expected {expected!r}"
+
+
+# ---- killing ----------------------------------------------------------------------------------------------
+
+
+def undisturbed(checkout: Checkout) -> tuple[dict[str, Any], dict[str, bytes], float]:
+    """Results, weights and seconds of a call that nothing disturbs; everything made is forgotten again."""
+    started = time.monotonic()
+    finish(checkout, checkout.start())
+    seconds = time.monotonic() - started
+    wait_for_orphans(checkout.home)
+    made = results(checkout), weights(checkout), seconds
+    if left := temporary_files(checkout) + scratch_folders(checkout):
+        raise Broken(f"undisturbed it leaves {left}")
+    checkout.forget()
+    return made
+
+
+def finish(checkout: Checkout, process: subprocess.Popen) -> str:
+    """Wait for the end; returns what was said. Raises: Broken if the status is not 0."""
+    if status := process.wait():
+        raise Broken(f"status {status}: {checkout.said(process)[-2_000:]}")
+    return checkout.said(process)
+
+
+@dataclass
+class Tally:
+    """What happened; `slowest_orphan` in seconds after a kill."""
+
+    kills: int = 0
+    rounds: int = 0
+    resumed: int = 0
+    trainings: int = 0
+    slowest_orphan: float = 0.0
+    left: Counter = field(default_factory=Counter)  # kind -> leftovers at the ends of rounds
+
+    def lines(self) -> list[str]:
+        left = ", ".join(f"{count} {kind}" for kind, count in sorted(self.left.items())) or "nothing"
+        return [f"{self.kills} kills in {self.rounds} rounds: every round ended with the undisturbed results",
+                f"trainings begun {self.trainings}, of them resumed from a checkpoint {self.resumed}",
+                f"orphaned kernels were gone after at most {self.slowest_orphan:.1f} s",
+                f"left behind: {left}"]  # fmt: skip
+
+
+def kill_and_restart(checkout: Checkout, kills: int, seed: int, say=print) -> Tally:
+    """The whole test. Raises: Broken."""
+    expected, expected_weights, seconds = undisturbed(checkout)
+    say(f"undisturbed: {seconds:.1f} s")
+    draw, tally = random.Random(seed), Tally()
+    while True:
+        last = tally.kills == kills
+        moment, at_once = draw.uniform(0, seconds), draw.random() < 0.5
+        process = checkout.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(None if last else moment)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            tally.kills += 1
+            say(f"kill {tally.kills} after {moment:.1f} s")
+            if not at_once:  # every other time the next call starts beside the orphans
+                tally.slowest_orphan = max(tally.slowest_orphan, wait_for_orphans(checkout.home))
+            continue
+        finish(checkout, process)
+        end_round(checkout, tally, expected, expected_weights)
+        say(f"round {tally.rounds} ended as it should")
+        if last:
+            return tally
+        checkout.forget()
+
+
+def end_round(checkout: Checkout, tally: Tally, expected: dict[str, Any], expected_weights: dict[str, bytes]) -> None:
+    """Compare and count at the end of a round. Raises: Broken."""
+    wait_for_orphans(checkout.home)
+    check_same(checkout, expected, expected_weights)
+    check_locks(checkout)
+    tally.rounds += 1
+    tally.trainings += len(checkout.trainings())
+    tally.left["temporary files"] += len(temporary_files(checkout))
+    tally.left["scratch folders"] += len(scratch_folders(checkout))
+    tally.resumed += sum(training.endswith(" resumed") for training in checkout.trainings())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whole", action="store_true", help="the whole smoke profile, not one small notebook")
+    options = parser.parse_args()
+    with checkout(**({"arguments": ()} if options.whole else {})) as made:
+        try:
+            tally = kill_and_restart(made, options.kills, options.seed)
+        except Broken as broken:
+            print(f"broken: {broken}", file=sys.stderr)
+            return 1
+    print("\n".join(tally.lines()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
