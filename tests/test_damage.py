@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cut import cut_after
 from PIL import Image
 
 from simclr_core import evaluate
-from simclr_core import pretrain as pretrain_module
 from simclr_core.data import Dataset, Split, load_dataset
 from simclr_core.errors import UserError
 from simclr_core.evaluate import ProbeConfig, fit_probe, knn, picture_views
-from simclr_core.pretrain import PretrainConfig, _Training, pretrain
+from simclr_core.pretrain import PretrainConfig, pretrain
 from simclr_core.runs import Run
 
 FILES = {  # kind -> where it lies below the template; one of several is chosen by the seed
@@ -186,17 +186,8 @@ def template(tmp_path_factory) -> Path:
     make_folder(home / "images")
     ask(home, "cache", home / "images")
     ask(home, "finished", home / "images")
-    real, left = _Training.step, [STEPS_BEFORE_THE_CUT]
-
-    def step(training, *views):
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return real(training, *views)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(_Training, "step", step)
+        cut_after(patch, STEPS_BEFORE_THE_CUT)
         with pytest.raises(KeyboardInterrupt):
             ask(home, "unfinished", home / "images")
     return home

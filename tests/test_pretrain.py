@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cut import cut_after
 
 from simclr_core import pretrain as pretrain_module
 from simclr_core.augment import make_views, view_recipe
@@ -94,17 +95,8 @@ p.pretrain(config, load_dataset("digits"), sys.argv[1], progress=lambda e: print
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])  # of four steps an epoch
 def test_a_run_cut_off_within_an_epoch_goes_on_at_the_next_step(steps, tiny_config, tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
     whole = pretrain(tiny_config, tiny_data, tmp_path / "whole")
-    real, left = _Training.step, [steps]
-
-    def step(training, *views):
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return real(training, *views)
-
-    monkeypatch.setattr(_Training, "step", step)
+    left = cut_after(monkeypatch, steps)
     with pytest.raises(KeyboardInterrupt):
         pretrain(tiny_config, tiny_data, tmp_path / "cut")
     left[0] = 100
