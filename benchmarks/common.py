@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from simclr_core.runs import cpu_name
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,9 @@ def generated_images(n: int, size: int, channels: int) -> Tensor:
 def environment(packages: Sequence[str], device: str = "cpu") -> str:
     """GPU (device cuda), CPU, threads, load and versions in one line."""
     gpu = f"{torch.cuda.get_device_name()}; " if device == "cuda" else ""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    cpu = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
     malloc = "tuned" if "MALLOC_TOP_PAD_" in os.environ else "default"
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{gpu}{cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, {torch.get_num_threads()} thread(s), "
-        f"malloc {malloc}; Python {platform.python_version()}, {versions}"
+        f"{gpu}{cpu_name()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
+        f"{torch.get_num_threads()} thread(s), malloc {malloc}; Python {platform.python_version()}, {versions}"
     )
