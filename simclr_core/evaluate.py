@@ -31,6 +31,8 @@ class ProbeConfig:
     """A classifier on frozen features, or (fine_tune) on an encoder that is trained with it."""
 
     labels: tuple[int, int]  # range of training images whose labels are used
+    per_class: int = 0  # of that range, so many images of each class (`balanced_rows`); 0: all
+    draw: int = 0  # which of the fixed lists of per_class images
     scored_on: tuple[int, int] | None = None  # None: the test split; a range: a validation split cut from train
     epoch: int | None = None  # which kept encoder; None: the last
     on: str = "h"  # h, or z (behind the projection head)
@@ -58,6 +60,14 @@ class ProbeConfig:
             raise UserError("moving_bn trains on h as it is: it goes neither with standardise nor with on 'z'")
         if self.augmentation and self.augmentation not in VIEW_RECIPES:
             raise UserError(f"augmentation {self.augmentation!r} is unknown; known are {', '.join(VIEW_RECIPES)}")
+        if self.per_class < 0 or self.draw < 0 or (self.draw and not self.per_class):
+            raise UserError(f"per_class and draw must be 0 or more, draw 0 with all labels; got per_class "
+                            f"{self.per_class}, draw {self.draw}")  # fmt: skip
+
+    def record(self) -> dict:
+        """What the stored result's name covers: every field, but for the list of labels where all are used."""
+        fields = config_record(self)
+        return fields if self.per_class else {k: v for k, v in fields.items() if k not in ("per_class", "draw")}
 
 
 def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
@@ -70,7 +80,7 @@ def fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     """
     if config.augmentation and not config.moving_bn:
         raise UserError("a probe works on features of the images as they are: augmentation is for fine-tuning")
-    return run.evaluation("probe", config_record(config), data, lambda: _fit_probe(run, data, config))
+    return run.evaluation("probe", config.record(), data, lambda: _fit_probe(run, data, config))
 
 
 def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
@@ -80,10 +90,11 @@ def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     features, encoding = zip(*(_features(run, data, part, config.on, config.epoch) for part in parts), strict=True)
     started = time.perf_counter()
     x, scored = features
+    labels, scored_labels = (images_and_labels(data, part)[1].to(x.device) for part in parts)
+    x, labels = _chosen(config, x, labels)
     if config.standardise:
         mean, std = x.mean(0), x.std(0).clamp_min(1e-6)  # a dead feature stays 0
         x, scored = (x - mean) / std, (scored - mean) / std
-    labels, scored_labels = (images_and_labels(data, part)[1].to(x.device) for part in parts)
     classifier = _build_classifier(x.shape[1], len(data.class_names), config).to(x.device)
     given = nn.Identity(), classifier, lambda index, _: x[index]
     result = _train_classifier(*given, labels, scored, scored_labels, config, each_epoch=True)
@@ -96,7 +107,7 @@ def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 
     On an untrained run this is the supervised network of the same shape. The stored encoder does not change.
     """
-    return run.evaluation("finetune", config_record(config), data, lambda: _fine_tune(run, data, config))
+    return run.evaluation("finetune", config.record(), data, lambda: _fine_tune(run, data, config))
 
 
 def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
@@ -107,6 +118,7 @@ def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(device)
     parts = (images_and_labels(data, part) for part in (config.labels, config.scored_on))
     (images, labels), (scored, scored_labels) = ((x.to(device), y.to(device)) for x, y in parts)
+    images, labels = _chosen(config, images, labels)
     recipe = view_recipe(config.augmentation) if config.augmentation else None
 
     def batch(index: Tensor, draws: torch.Generator) -> Tensor:
@@ -174,6 +186,31 @@ def _predict(modules: nn.Module, x: Tensor, precision: str) -> Tensor:
 
 def _autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _chosen(config: ProbeConfig, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    if not config.per_class:
+        return x, labels
+    rows = balanced_rows(labels.cpu(), config.per_class, config.draw).to(x.device)
+    return x[rows], labels[rows]
+
+
+def balanced_rows(labels: Tensor, per_class: int, draw: int) -> Tensor:
+    """Rows of `per_class` images of each class, sorted: a fixed list for each `draw`, whatever the run's seed.
+
+    Shorter lists of a draw are contained in its longer ones.
+    Args:
+        labels: int64 (N,), on the CPU.
+    Raises: UserError if a class has too few images.
+    """
+    rows = []
+    for label in range(int(labels.max()) + 1):
+        of_class = (labels == label).nonzero().flatten()
+        if len(of_class) < per_class:
+            raise UserError(f"per_class {per_class} is more than the {len(of_class)} labelled images of class {label}")
+        order = torch.randperm(len(of_class), generator=generator(draw, "labels", label))
+        rows.append(of_class[order[:per_class]])
+    return torch.cat(rows).sort().values
 
 
 def _build_classifier(width: int, classes: int, config: ProbeConfig) -> nn.Sequential:

@@ -45,7 +45,7 @@ from simclr_core.runs import (
 CHECKPOINT_SECONDS = 30.0  # ours: at most this much work (and one step) is lost to a kill; no effect on numbers
 torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: a GPU's convolutions would else be in TF32, silently
 TRIAL_FLOP = 1e11
-PURPOSES = {"weights": 0, "order": 1, "views": 2}  # one independent random stream each
+PURPOSES = {"weights": 0, "order": 1, "views": 2, "labels": 3}  # one independent random stream each
 
 
 @dataclass(frozen=True)

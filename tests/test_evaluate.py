@@ -5,7 +5,17 @@ import torch
 
 from simclr_core import evaluate
 from simclr_core.errors import UserError
-from simclr_core.evaluate import ProbeConfig, encode, fine_tune, fit_probe, frozen, knn, knn_accuracy, picture_views
+from simclr_core.evaluate import (
+    ProbeConfig,
+    balanced_rows,
+    encode,
+    fine_tune,
+    fit_probe,
+    frozen,
+    knn,
+    knn_accuracy,
+    picture_views,
+)
 from simclr_core.pretrain import pretrain
 from simclr_core.runs import unpack_array
 
@@ -203,3 +213,34 @@ def test_evaluation_on_other_data_than_the_runs_is_refused(run, tiny_data):
 def test_accuracy_is_the_exact_fraction(run, tiny_data):
     accuracy = fit_probe(run, tiny_data, replace(PROBE, epochs=1))["accuracy"]
     assert accuracy == round(accuracy * 40) / 40
+
+
+def test_few_labels_are_balanced_fixed_and_nested_and_differ_by_draw(tiny_data):
+    labels = tiny_data.train.labels
+    few, more, other = (balanced_rows(labels, n, draw) for n, draw in ((3, 0), (5, 0), (3, 1)))
+    assert torch.bincount(labels[few]).tolist() == [3] * 4
+    assert torch.equal(few, balanced_rows(labels, 3, 0)) and set(few.tolist()) < set(more.tolist())
+    assert not torch.equal(few, other)
+    with pytest.raises(UserError, match="per_class 31 is more than the 30 labelled images of class 0"):
+        balanced_rows(labels, 31, 0)
+
+
+@pytest.mark.parametrize("evaluation", ["_fit_probe", "_fine_tune"])
+def test_only_the_chosen_labels_are_read(run, tiny_data, monkeypatch, evaluation):
+    """With every other label wrong nothing changes; with one chosen label wrong something does."""
+    evaluation = getattr(evaluate, evaluation)
+    config = replace(PROBE, epochs=2, labels=(0, 120), per_class=4, draw=2)
+    labels, chosen = tiny_data.train.labels, balanced_rows(tiny_data.train.labels, 4, 2)
+    result = evaluation(run, tiny_data, config)
+    monkeypatch.setattr(evaluate, "balanced_rows", lambda *_: chosen)
+    wrong = ((labels + 1) % 4).index_copy(0, chosen, labels[chosen])
+    with_wrong_labels = replace(tiny_data, train=replace(tiny_data.train, labels=wrong))
+    assert evaluation(run, with_wrong_labels, config)["losses"] == result["losses"]
+    wrong[chosen[0]] = (wrong[chosen[0]] + 1) % 4
+    assert evaluation(run, with_wrong_labels, config)["losses"] != result["losses"]
+
+
+def test_a_result_on_all_labels_keeps_the_name_it_had_before_few_labels_existed():
+    assert "per_class" not in PROBE.record() and replace(PROBE, per_class=2).record()["per_class"] == 2
+    with pytest.raises(UserError, match="draw 0 with all labels"):
+        replace(PROBE, draw=1)
