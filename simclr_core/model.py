@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import get_model_weights
+from torchvision.models import VisionTransformer, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from simclr_core.errors import UserError
@@ -18,7 +18,8 @@ RESNETS = {
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
-ENCODERS = ("pixels", "mnist_cnn", *RESNETS)
+ENCODERS = ("pixels", "mnist_cnn", *RESNETS, "vit")
+VIT_PATCH, VIT_LAYERS, VIT_HEADS = 4, 12, 3  # DeiT-Ti, 192 wide (arXiv 2012.12877); patch 4 for 32 pixels: 64 tokens
 HEADS = ("mlp_bn", "mlp_no_bn", "linear", "none")
 
 
@@ -76,6 +77,23 @@ class CifarResNet(ResNet):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+class SmallViT(VisionTransformer):
+    """torchvision's ViT in the shape of DeiT-Ti on patches of 4 x 4 pixels; h is the class token after the last layer.
+
+    Each of the 3 heads is 64 width dimensions wide. It wants AdamW, warm-up and weight decay (Chen et al. 2021, arXiv
+    2104.02057).
+    """
+
+    def __init__(self, channels: int, image_size: int, width: float = 1.0):
+        if image_size % VIT_PATCH:
+            raise UserError(f"encoder vit takes images whose side is a multiple of {VIT_PATCH}, not {image_size}")
+        self.h_dim = VIT_HEADS * max(1, round(64 * width))
+        super().__init__(image_size, VIT_PATCH, VIT_LAYERS, VIT_HEADS, self.h_dim, 4 * self.h_dim)
+        if channels != 3:
+            self.conv_proj = nn.Conv2d(channels, self.h_dim, VIT_PATCH, VIT_PATCH)
+        self.heads = nn.Identity()
+
+
 def build_encoder(
     name: str, channels: int, image_size: int, width: float = 1.0, stem: str = "cifar", init: str = "random"
 ) -> nn.Module:
@@ -89,6 +107,8 @@ def build_encoder(
         return Pixels(channels, image_size)
     if name == "mnist_cnn":
         return MnistCNN(channels, image_size)
+    if name == "vit":
+        return SmallViT(channels, image_size, width)
     if name not in RESNETS:
         raise UserError(f"unknown encoder {name!r}; known are {', '.join(ENCODERS)}")
     encoder = CifarResNet(name, channels, width, stem)

@@ -54,8 +54,8 @@ class PretrainConfig:
 
     dataset: str  # name for the run folder; the images' fingerprint is added to the identity
     images: tuple[int, int]  # range of training images, first and one past the last; labels are not read
-    encoder: str = "mnist_cnn"  # pixels, mnist_cnn, resnet18, resnet34, resnet50
-    width: float = 1.0  # ResNet width factor; 1 = 64 channels in the first stage
+    encoder: str = "mnist_cnn"  # pixels, mnist_cnn, resnet18, resnet34, resnet50, vit
+    width: float = 1.0  # ResNet and ViT width factor; 1 = 64 channels in the first stage, or a head
     stem: str = "cifar"  # ResNet: cifar (3x3, stride 1) or imagenet (7x7, stride 2)
     init: str = "random"  # random, or imagenet (ResNet at width 1)
     objective: str = "nt_xent"  # nt_xent, or none: the encoder as initialised, the baseline

@@ -13,6 +13,8 @@ from simclr_core.model import build_encoder, build_projection_head, count_parame
         ("resnet18", 3, 32, 512, 11_168_832),  # torchvision's 11,689,512 - fc 513,000 - 7x7 9,408 + 3x3 1,728
         ("resnet34", 3, 32, 512, 21_276_992),
         ("resnet50", 3, 32, 2048, 23_500_352),
+        # patches 3*16*192+192, class token 192, places 65*192, 12 layers of 12*192*192+13*192, last norm 2*192
+        ("vit", 3, 32, 192, 5_360_832),
     ],
 )
 def test_encoder_has_the_stated_width_and_parameter_count(name, channels, side, h_dim, parameters):
@@ -33,6 +35,19 @@ def test_width_scales_every_stage():
     encoder = build_encoder("resnet18", 3, 32, width=0.25)
     assert encoder.h_dim == 128
     assert [getattr(encoder, f"layer{k}")[-1].conv2.out_channels for k in (1, 2, 3, 4)] == [16, 32, 64, 128]
+
+
+def test_vit_takes_grey_images_narrower_heads_and_whole_patches_only():
+    assert build_encoder("vit", 1, 28, width=0.25)(torch.zeros(2, 1, 28, 28)).shape == (2, 48)
+    with pytest.raises(UserError, match="side is a multiple of 4, not 30"):
+        build_encoder("vit", 3, 30)
+
+
+def test_vit_sees_where_a_patch_lies():
+    """Without its embedding of places a transformer could not tell an image from the same one turned over."""
+    encoder = build_encoder("vit", 3, 32, width=0.25).eval()
+    x = torch.rand(1, 3, 32, 32)
+    assert not torch.allclose(encoder(x), encoder(x.roll(4, dims=3)), atol=1e-3)
 
 
 def test_mnist_encoder_equals_r2s_order_relu_before_pool():

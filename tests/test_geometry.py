@@ -1,0 +1,124 @@
+"""Geometry of h: closed forms, loops in plain Python, and what is stored."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from simclr_core import geometry
+from simclr_core.errors import UserError
+from simclr_core.geometry import (
+    alignment,
+    class_distances,
+    effective_rank,
+    map_in_the_plane,
+    measure_geometry,
+    neighbours,
+    uniformity,
+)
+from simclr_core.pretrain import pretrain
+from simclr_core.runs import unpack_array
+
+
+@pytest.fixture
+def run(tiny_config, tiny_data, tmp_path):
+    return pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,))
+
+
+def test_alignment_is_the_mean_squared_distance_of_unit_vectors():
+    u = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    assert alignment(u, 7 * u) == pytest.approx(0, abs=1e-6)
+    assert alignment(u, -u) == pytest.approx(4)
+    assert alignment(u, u.flip(0)) == pytest.approx(2)
+
+
+def test_uniformity_equals_loops_over_pairs_and_is_zero_when_all_is_one_point():
+    u = torch.randn(12, 5, dtype=torch.float64)
+    unit = [row / row.norm() for row in u]
+    pairs = [(a - b).square().sum().item() for i, a in enumerate(unit) for b in unit[:i]]
+    assert uniformity(u) == pytest.approx(math.log(sum(math.exp(-2 * d) for d in pairs) / len(pairs)))
+    assert uniformity(torch.ones(6, 3)) == pytest.approx(0, abs=1e-6) and uniformity(u) < 0
+
+
+def test_effective_rank_counts_equal_directions_and_ignores_scale():
+    assert effective_rank(torch.eye(7)) == pytest.approx(7)
+    assert effective_rank(torch.outer(torch.randn(9), torch.randn(4))) == pytest.approx(1, abs=1e-5)
+    h = torch.randn(20, 6)
+    assert effective_rank(100 * h) == pytest.approx(effective_rank(h)) and 1 < effective_rank(h) < 6
+
+
+def test_class_distances_equal_loops_over_pairs():
+    h, labels = torch.randn(14, 5), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0])
+    found = class_distances(h, labels, 3)
+    for a in range(3):
+        for b in range(3):
+            pairs = [1 - torch.cosine_similarity(h[i], h[j], dim=0).item()
+                     for i in range(14) for j in range(14) if i != j and labels[i] == a and labels[j] == b]  # fmt: skip
+            assert found[a, b].item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+
+
+def test_a_class_with_one_image_has_no_distance_within():
+    with pytest.raises(UserError, match="class 2 has 1 test images"):
+        class_distances(torch.randn(5, 3), torch.tensor([0, 0, 1, 1, 2]), 3)
+
+
+def test_geometry_of_separate_classes_shows_it(run, tiny_data):
+    result = measure_geometry(run, tiny_data, 40)
+    assert result["within"] < result["between"]
+    assert 0 <= result["alignment"] <= 4 and result["uniformity"] < 0 and result["effective_rank"] >= 1
+    matrix = torch.tensor(result["class_distances"])
+    assert torch.allclose(matrix, matrix.T) and matrix.diagonal().mean().item() == pytest.approx(result["within"])
+
+
+def test_geometry_differs_by_epoch_and_between_h_and_z_and_is_stored(run, tiny_data, monkeypatch):
+    last, first, on_z = (measure_geometry(run, tiny_data, 40, on, epoch) for on, epoch in
+                         (("h", None), ("h", 1), ("z", None)))  # fmt: skip
+    assert len({result["alignment"] for result in (last, first, on_z)}) == 3
+    monkeypatch.setattr(geometry, "_embed", None)
+    assert measure_geometry(run, tiny_data, 40) == last
+    with pytest.raises(UserError, match="z after epoch 1 cannot be had"):
+        measure_geometry(run, tiny_data, 40, "z", 1)
+
+
+def test_an_untrained_encoder_is_measured_with_the_views_it_was_asked_with(tiny_config, tiny_data, tmp_path):
+    """Its identity leaves the augmentation out, so the result's must not."""
+    none = replace(tiny_config, objective="none")
+    aligned = [measure_geometry(pretrain(config, tiny_data, tmp_path), tiny_data, 40)["alignment"]
+               for config in (none, replace(none, augmentation="flip"))]  # fmt: skip
+    assert aligned[0] != aligned[1]
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_map_gives_each_image_a_place_and_always_the_same(run, tiny_data, method):
+    result = map_in_the_plane(run, tiny_data, 40, method)
+    assert torch.tensor(result["coordinates"]).shape == (40, 2) and result["labels"] == tiny_data.test.labels.tolist()
+    assert sorted(result["explained"], reverse=True) == result["explained"] and sum(result["explained"]) <= 1 + 1e-9
+    for path in run.path.glob("map-*.json"):
+        path.unlink()
+    assert map_in_the_plane(run, tiny_data, 40, method) == result
+
+
+def test_neighbours_are_the_most_similar_training_images(run, tiny_data):
+    result = neighbours(run, tiny_data, (0, 120), [3, 5], k=4)
+    assert unpack_array(result["pictures"]).shape == (2, 4, 12, 12, 1)
+    assert (unpack_array(result["queries"]) == tiny_data.test.images[[3, 5]].numpy()).all()
+    encoder = run.load_encoder()
+    h, h_test = (geometry.encode(encoder, x, tiny_data) for x in (tiny_data.train.images, tiny_data.test.images))
+    similarities = [torch.cosine_similarity(h_test[3], row, dim=0).item() for row in h]
+    best = sorted(range(120), key=lambda k: -similarities[k])[:4]
+    assert result["similarities"][0] == pytest.approx([similarities[k] for k in best], abs=1e-5)
+    assert result["labels"][0] == tiny_data.train.labels[best].tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run, data: measure_geometry(run, data, 41), "images 41 must be 2 to 40"),
+        (lambda run, data: map_in_the_plane(run, data, 40, "umap"), "map 'umap' is unknown; known are pca, tsne"),
+        (lambda run, data: neighbours(run, data, (0, 120), [40]), r"queries \[40\] lie outside the 40 test images"),
+    ],
+)
+def test_what_cannot_be_had_is_said(run, tiny_data, call, message):
+    with pytest.raises(UserError, match=message):
+        call(run, tiny_data)
