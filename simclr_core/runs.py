@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from simclr_core.errors import StoreError
@@ -223,6 +223,18 @@ class Run:
 
     def load_projection_head(self) -> nn.Module:
         return self._load(self.config.build_projection_head(self.record["data"]), "projection_head.safetensors")
+
+    def export_encoder(self, path: Path) -> None:
+        """Write the encoder alone, float32, as safetensors that torchvision's own ResNet loads (docs/encoder.md).
+
+        Its metadata say what it is: encoder, width, stem, image_shape, mean and std of the images, h_dim, run.
+        Raises: StoreError if the weights are not in the store or the file cannot be written.
+        """
+        encoder, data = self.load_encoder(), self.record["data"]
+        about = {**{key: getattr(self.config, key) for key in ("encoder", "width", "stem")}, "h_dim": encoder.h_dim,
+                 **{key: data[key] for key in ("image_shape", "mean", "std")}, "run": self.name}  # fmt: skip
+        state = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
+        write_atomically(path, save(state, {key: json.dumps(value) for key, value in about.items()}))
 
     def _load(self, module: nn.Module, name: str) -> nn.Module:
         path = self.path / name

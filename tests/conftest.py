@@ -15,7 +15,7 @@ from simclr_core.pretrain import PretrainConfig
 
 @pytest.fixture(autouse=True)
 def _seeded_and_deterministic(monkeypatch, tmp_path_factory):
-    for name in ("SIMCLR_RUNS", "LABREPORT_OUTPUT", "LABREPORT_PROGRESS", "LABREPORT_FROM"):
+    for name in ("SIMCLR_RUNS", "LABREPORT_OUTPUT", "LABREPORT_PROGRESS", "LABREPORT_FROM", "LABREPORT_KEEP"):
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,8 +1,17 @@
-import pytest
-import torch
+import json
+import re
+from pathlib import Path
 
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+import simclr_core.model
+from simclr_core.data import Dataset, Split
 from simclr_core.errors import UserError
 from simclr_core.model import build_encoder, build_projection_head, count_parameters
+from simclr_core.pretrain import PretrainConfig, pretrain
 
 
 @pytest.mark.parametrize(
@@ -104,3 +113,30 @@ def test_imagenet_weights_that_cannot_be_had_give_one_line_with_the_place_to_put
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
     with pytest.raises(UserError, match=r"resnet18-f37072fd.pth .*checkpoints"):
         build_encoder("resnet18", 3, 32, init="imagenet")
+
+
+def documented(block: str) -> str:
+    text = (Path(__file__).parents[1] / "docs/encoder.md").read_text()
+    (code,) = re.findall(rf"<!-- {block}:start -->\n```python\n(.*?)```\n<!-- {block}:end -->", text, re.S)
+    return code
+
+
+@pytest.mark.parametrize(
+    ("block", "width"), [("three-lines", 1.0), ("own-lines", 0.25)], ids=["torchvision's ResNet", "our own"]
+)
+def test_the_documented_lines_load_an_exported_encoder(block, width, tmp_path, monkeypatch):
+    """The code in docs/encoder.md is executed as it stands there, in a folder that holds the exported file."""
+    colour = Split(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8), torch.arange(8) % 2)
+    data = Dataset("made", colour, colour, ("a", "b"), (0.4,) * 3, (0.2,) * 3, "made for the test")
+    config = PretrainConfig("made", (0, 8), encoder="resnet18", width=width, objective="none")
+    run = pretrain(config, data, tmp_path / "runs")
+    run.export_encoder(tmp_path / "encoder.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert len(documented(block).splitlines()) == 3
+    names = {"torchvision": torchvision, "nn": torch.nn, "safetensors": safetensors, "simclr_core": simclr_core}
+    exec(documented(block), names)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(names["encoder"].eval()(x), run.load_encoder()(x), rtol=0, atol=0)
+    with safetensors.safe_open("encoder.safetensors", "pt") as file:
+        about = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert about["mean"] == [0.4] * 3 and about["width"] == width and about["run"] == run.name

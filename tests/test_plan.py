@@ -5,7 +5,7 @@ import os
 import pytest
 from toy_project import PARAMETERS, PLAN, SETUP, make_project, planned_cells, study_cells, write_notebook
 
-from labreport.plan import PlanFailure, list_runs, plan_runs
+from labreport.plan import PlanFailure, epochs_to_keep, list_runs, plan_runs
 from simclr_core import pretrain as pretrain_module
 from simclr_core.data import load_dataset
 from simclr_core.errors import UserError
@@ -31,6 +31,17 @@ def test_a_stored_run_is_known_as_stored(notebook, tmp_path):
     pretrain(PretrainConfig("digits", (0, 64), batch_size=32, epochs=1, lr=0.1), load_dataset("digits"), tmp_path)
     runs = plan_runs(notebook, {"seeds": [0, 1], "epochs": 1}, tmp_path)
     assert [run.stored for run in runs] == [True, False]
+
+
+def test_what_one_notebook_wants_kept_of_a_run_is_kept_whoever_trains_it(tmp_path):
+    """The union over notebooks; the last epoch, and later ones, are no kept epochs."""
+    runs = []
+    for name, keep in (("01_a", "[1]"), ("02_b", "[2, 1]"), ("03_c", "[3, 9]")):
+        path = tmp_path / f"{name}.ipynb"
+        write_notebook(path, ("parameters", PARAMETERS), ("setup", SETUP), ("plan", f"{PLAN}\nkeep_epochs = {keep}"))
+        runs += plan_runs(path, {"epochs": 3}, tmp_path)
+    assert len({run.name for run in runs}) == 1
+    assert epochs_to_keep(runs) == {runs[0].name: [1, 2]}
 
 
 def test_a_notebook_without_a_plan_makes_no_runs(tmp_path):

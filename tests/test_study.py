@@ -1,6 +1,17 @@
 """Seeded values as notebooks take them apart."""
 
-from labreport.study import after, mean_of, pick
+import json
+
+from labreport.study import Lab, after, mean_of, pick
+
+
+def test_a_run_keeps_the_encoders_that_other_notebooks_want(tiny_config, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMCLR_RUNS", str(tmp_path))
+    name = Lab("01", {}).pretrain({"a": tiny_config}, [0], tiny_data)["a"][0].name
+    monkeypatch.setenv("LABREPORT_KEEP", json.dumps({name: [2], "another": [1]}))
+    Lab("02", {}).pretrain({"a": tiny_config}, [0], tiny_data, keep_epochs=[1])
+    assert sorted(path.name for path in (tmp_path / name).glob("encoder-*")) == [
+        "encoder-0001.safetensors", "encoder-0002.safetensors"]  # fmt: skip
 
 
 def test_after_takes_the_value_of_an_epoch_counted_from_one():

@@ -1,7 +1,7 @@
 """The runs that notebooks would make, known before anything is trained: `--list`, --fresh and the progress line.
 
 A notebook's cells tagged parameters, setup and plan are executed here, in this process; they leave `plan` (name ->
-PretrainConfig), `seeds` and `data` behind.
+PretrainConfig), `seeds` and `data` behind, and `keep_epochs` where encoders of earlier epochs are wanted too.
 """
 
 import io
@@ -25,12 +25,14 @@ class PlanFailure(Exception):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A pre-training run that a notebook asks for; `name` is its folder in the run store."""
+    """A pre-training run that a notebook asks for; `name` is its folder in the run store, `keep` the epochs whose
+    encoders it wants."""
 
     name: str
     config: Any
     data: Any
     stored: bool
+    keep: tuple[int, ...] = ()
 
 
 def plan_runs(path: Path, parameters: Mapping[str, Any], store: Path) -> list[PlannedRun]:
@@ -51,7 +53,8 @@ def plan_runs(path: Path, parameters: Mapping[str, Any], store: Path) -> list[Pl
             for seeded in (replace(config, seed=seed) for seed in namespace["seeds"]):
                 name = run_name(seeded, data.fingerprint)
                 stored = find_run(seeded, data.fingerprint, store) is not None
-                runs[name] = PlannedRun(name, seeded, data, stored)
+                keep = tuple(epoch for epoch in namespace.get("keep_epochs", ()) if epoch < seeded.epochs)
+                runs[name] = PlannedRun(name, seeded, data, stored, keep)
     return list(runs.values())
 
 
@@ -73,6 +76,15 @@ def _execute(name: str, cells: list, parameters: Mapping[str, Any]) -> dict[str,
     if missing := {"plan", "seeds", "data"} - namespace.keys():
         raise PlanFailure(f"its setup and plan cells define no {' and no '.join(sorted(missing))}")
     return namespace
+
+
+def epochs_to_keep(runs: Iterable[PlannedRun]) -> dict[str, list[int]]:
+    """Run name -> epochs whose encoders some notebook wants: whoever trains the run first keeps them for all."""
+    keep: dict[str, set[int]] = {}
+    for run in runs:
+        if run.keep:
+            keep.setdefault(run.name, set()).update(run.keep)
+    return {name: sorted(epochs) for name, epochs in keep.items()}
 
 
 @dataclass(frozen=True)

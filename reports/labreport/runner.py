@@ -33,6 +33,7 @@ class Job:
         inputs: notebook -> whatever else its outputs follow from (fingerprints of data, stored runs); JSON types.
         from_store: nothing is trained and no data are read.
         jobs: notebooks at a time.
+        keep_epochs: run -> epochs whose encoders are kept, for whichever notebook trains it.
     """
 
     project: Project
@@ -42,11 +43,13 @@ class Job:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     from_store: bool = False
     jobs: int = 1
+    keep_epochs: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         """What kernels and in-process plans find in their environment, beside this process's own."""
         return {"LABREPORT_OUTPUT": str(self.output), "SIMCLR_RUNS": str(self.store),
+                "LABREPORT_KEEP": json.dumps(self.keep_epochs),
                 **({"LABREPORT_FROM": "1"} if self.from_store else {})}  # fmt: skip
 
     def kernel_environment(self, name: str, progress_file: Path) -> dict[str, str]:

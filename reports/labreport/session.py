@@ -3,12 +3,12 @@
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labreport.executed import Executed
 from labreport.parameters import notebook_defaults
-from labreport.plan import PlanFailure, PlannedRun, costs, list_runs, plan_runs, total_cost
+from labreport.plan import PlanFailure, PlannedRun, costs, epochs_to_keep, list_runs, plan_runs, total_cost
 from labreport.profiles import Profile, choose_parameters, load_profile, select_notebooks
 from labreport.progress import Reporter
 from labreport.project import Project
@@ -118,7 +118,8 @@ def make(prepared: Prepared, fresh: bool = False) -> int:
             runs = {run.name: run for plan in found.values() for run in plan}.values()
             reporter.say(total_cost(runs, costs(runs)))
         to_train = {name: sum(not run.stored for run in plan) for name, plan in found.items()}
-        errors = execute_notebooks(job, to_train, reporter)
+        keep = epochs_to_keep(run for plan in found.values() for run in plan)
+        errors = execute_notebooks(replace(job, keep_epochs=keep), to_train, reporter)
         from labreport.report import make_report, results_table
 
         reporter.say("rendering the report")

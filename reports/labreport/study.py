@@ -15,7 +15,7 @@ from labreport.results import Results
 from simclr_core.data import Dataset, dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound
 from simclr_core.pretrain import PretrainConfig, pretrain
-from simclr_core.runs import Run, find_run, provenance, read_json
+from simclr_core.runs import Run, find_run, provenance, read_json, run_name
 
 Seeds = dict[int, Run]
 
@@ -62,13 +62,20 @@ class Lab:
 
     def pretrain(self, plan: Mapping[str, PretrainConfig], seeds: Sequence[int], data: Dataset,
                  keep_epochs: Sequence[int] = ()) -> dict[str, Seeds]:  # fmt: skip
-        """Every configuration of the plan with every seed: name -> seed -> finished run; says what was stored."""
+        """Every configuration of the plan with every seed: name -> seed -> finished run; says what was stored.
+
+        Args:
+            keep_epochs: epochs whose encoders this notebook wants; those that other notebooks of the report want of the
+                same run ($LABREPORT_KEEP) are kept too.
+        """
+        for_others = json.loads(os.environ.get("LABREPORT_KEEP", "{}"))
         runs: dict[str, Seeds] = {}
         for name, config in plan.items():
             for seed in seeds:
                 seeded = replace(config, seed=seed)
                 stored = find_run(seeded, data.fingerprint, self.store) is not None
-                run = pretrain(seeded, data, self.store, keep_epochs, _progress())
+                keep = {*keep_epochs, *for_others.get(run_name(seeded, data.fingerprint), ())}
+                run = pretrain(seeded, data, self.store, sorted(keep), _progress())
                 runs.setdefault(name, {})[seed] = run
                 self._runs.add(run.name)
                 state = "found in the store" if stored else "not in the store before"
