@@ -49,7 +49,26 @@ CALLS = {  # function, its arguments, texts that the figure must bear
         ([COLOURS, COLOURS[:0]], ["7", "1"], [1200, 0]),
         "7 (n = 1,200)|1 (n = 0)",
     ),
-}
+    "panels": (figures.curve_panels, ({"alignment": CURVES, "rank": CURVES}, [1, 8]), "alignment|rank|ours|8|epoch"),
+    "sweep": (
+        figures.sweep_curves,
+        ({"batch 64": {0.1: {0: 0.5, 1: 0.6, 2: 0.7}, 0.5: {0: 0.4}}, "batch 256": {0.1: {0: 0.3}}}, "temperature"),
+        "temperature\nmarks: means over seeds (3 at most), bars their 95 % t-interval|0.1|0.5|batch 64",
+    ),
+    "costs": (
+        figures.cost_scatter,
+        ({"ResNet": {0: 0.5}, "ViT": {0: 0.6}}, {"parameters": {"ResNet": 1e6, "ViT": 2e6}}),
+        "parameters|ResNet|ViT|linear accuracy (%)",
+    ),
+    "heat map": (figures.heat_map, ([[0.5, 0.25]], ["64"], "accuracy (%)", ["0.1", "0.5"], "temperature", "batch"),
+                 "50.0|25.0|temperature|batch|64|accuracy (%)"),
+    "distances": (figures.heat_map, ([[0.1, 1.25], [1.25, 0.2]], ["cat", "dog"], "distance", None, "", "", False),
+                  "1.25|0.10|dog"),
+    "neighbours": (figures.neighbour_rows, (COLOURS[:2], np.stack([COLOURS, COLOURS]), [[True, False, True]] * 2,
+                                            ["a cat", "a dog"]), "a cat|a dog"),
+    "maps": (figures.plane_maps, ({"h": (np.arange(8.0).reshape(4, 2), [0, 1, 1, 0]), "z": (np.ones((2, 2)), [0, 0])},
+                                  ["cat", "dog"]), "h|z|cat|dog"),
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -225,3 +244,19 @@ def test_class_names_are_drawn_without_a_missing_glyph_or_refused(name):
         svg(figures.confusion_matrix(MATRIX, ["cat", name]))
     except UserError as error:
         assert "install Noto Sans" in str(error)
+
+
+def test_neighbours_of_another_class_are_framed_and_no_other():
+    same = [[True, False, True], [False, True, True]]
+    fig = figures.neighbour_rows(COLOURS[:2], np.stack([COLOURS, COLOURS]), same, ["a", "b"])
+    corners = sorted(patch.get_xy() for patch in fig.axes[0].patches)
+    side = 4 + figures.GAP
+    assert corners == [(2 * side - 1.5, side - 1.5), (3 * side - 1.5, -1.5)]
+
+
+def test_a_sweep_has_bars_from_three_values_on_only():
+    points = {0.1: {0: 0.5, 1: 0.6, 2: 0.7}, 0.5: {0: 0.4, 1: 0.5}}
+    (ax,) = figures.sweep_curves({"a": points}, "temperature").axes
+    bars = [line for line in ax.lines if len(set(line.get_xdata())) == 1]
+    assert [line.get_xdata()[0] for line in bars] == [0.1]
+    assert sum(bars[0].get_ydata()) / 2 == pytest.approx(60)

@@ -11,11 +11,13 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from labreport.glyphs import families_for
-from labreport.statistics import Seeded, interval_of_mean, summarise
+from labreport.statistics import Difference, Seeded, interval_of_mean, summarise
 
 WIDTH = 6.3
 INCHES_PER_CHARACTER = 0.07  # of 8-point text, about
@@ -29,6 +31,7 @@ NOTE = {"textcoords": "offset points", "color": "0.25", "fontsize": "small"}
 MIN_SEEDS_FOR_BAR = 3  # the interval of two seeds is nine standard deviations wide
 
 Curves = Mapping[str, Sequence[float] | Mapping[int, Sequence[float]]]
+Sweep = Mapping[str, Mapping[float, Seeded]]  # series -> setting -> seed -> fraction
 
 
 # ---- curves over epochs -----------------------------------------------------------------------------------
@@ -88,6 +91,90 @@ def _draw_curves(ax: Axes, series: Curves, epochs: Sequence[int] | None, scale: 
         ax.set_xlabel(f"{ax.get_xlabel()}\nthick lines: mean over {most_seeds} seeds; thin lines: single seeds")
     if len(series) > 1:
         _legend(ax.figure, list(series))
+
+
+def curve_panels(panels: Mapping[str, Curves], epochs: Sequence[int], xlabel: str = "epoch") -> Figure:
+    """The same series in panels beside each other, each with its own quantity: ylabel -> series; mean over seeds.
+
+    Args:
+        epochs: when the values were taken; on a logarithmic axis.
+    """
+    fig = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    for ax, (ylabel, series) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for (name, curves), style in zip(series.items(), _styles(len(series)), strict=True):
+            rows = np.array(list(curves.values()) if isinstance(curves, Mapping) else [curves], dtype=float)
+            ax.plot(epochs, rows.mean(axis=0), label=name, marker="o", **style)
+        _log_axis(ax, epochs)
+        ax.set_xlabel(xlabel)
+        ax.set_ylabel(ylabel)
+    _legend(fig, list(series), ax.get_legend_handles_labels()[0])
+    return _finish(fig)
+
+
+# ---- sweeps -----------------------------------------------------------------------------------------------
+
+
+def sweep_curves(series: Sweep, xlabel: str, ylabel: str = "linear accuracy (%)", over: str = "seeds") -> Figure:
+    """Accuracy against a setting on a logarithmic axis, a line a series: means, and from 3 values on their 95 %
+    t-interval as a bar (the axis says so).
+
+    Args:
+        over: what the values of one point differ in, for the remark under the axis.
+    """
+    fig, ax = _axes(xlabel, ylabel, height=2.8)
+    most, settings = 1, sorted({x for points in series.values() for x in points})
+    for k, ((name, points), style) in enumerate(zip(series.items(), _styles(len(series)), strict=True)):
+        intervals = [interval_of_mean(points[x]) for x in sorted(points)]
+        most = max(most, *(interval.n for interval in intervals))
+        means = [100 * interval.mean for interval in intervals]
+        ax.plot(sorted(points), means, label=name, marker=MARKERS[k % len(MARKERS)], **style)
+        for x, interval in zip(sorted(points), intervals, strict=True):
+            _upright_bar(ax, x, interval, style["color"])
+    _log_axis(ax, settings)
+    if most > 1:
+        bars = ", bars their 95 % t-interval" if most >= MIN_SEEDS_FOR_BAR else ""
+        ax.set_xlabel(f"{xlabel}\nmarks: means over {over} ({most} at most){bars}")
+    if list(series) != [""]:
+        _legend(fig, list(series))
+    return _finish(fig)
+
+
+def cost_scatter(accuracies: Mapping[str, Seeded], costs: Mapping[str, Mapping[str, float]],
+                 ylabel: str = "linear accuracy (%)") -> Figure:  # fmt: skip
+    """Accuracy against each cost in a panel of its own, costs on logarithmic axes: a colour and mark a condition.
+
+    Args:
+        costs: cost with its unit -> condition -> value, > 0.
+    """
+    names = list(accuracies)
+    fig = Figure(figsize=(WIDTH, 2.7 + 0.16 * ((len(names) + 2) // 3)), layout="constrained")
+    axes = fig.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for ax, (xlabel, values) in zip(axes, costs.items(), strict=True):
+        for k, (name, style) in enumerate(zip(names, _styles(len(names)), strict=True)):
+            interval = interval_of_mean(accuracies[name])
+            y = 100 * interval.mean
+            ax.plot(values[name], y, label=name, marker=MARKERS[k % len(MARKERS)], markersize=6, linestyle="none",
+                    color=style["color"])  # fmt: skip
+            _upright_bar(ax, values[name], interval, style["color"])
+        ax.set_xscale("log")
+        ax.margins(x=0.15)
+        ax.set_xlabel(xlabel)
+    axes[0].set_ylabel(ylabel)
+    _legend(fig, names, axes[0].get_legend_handles_labels()[0][: len(names)])
+    return _finish(fig)
+
+
+def _upright_bar(ax: Axes, x: float, interval: Difference, color: str) -> None:
+    """The interval of a fraction, in percent, where there are values enough for one."""
+    if interval.n >= MIN_SEEDS_FOR_BAR:
+        ax.plot([x, x], [100 * interval.low, 100 * interval.high], color=color, linestyle="-", linewidth=1)
+
+
+def _log_axis(ax: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with a tick at each of the values and nowhere else."""
+    ax.set_xscale("log")
+    ax.set_xticks(values, [f"{value:,g}" for value in values])
+    ax.minorticks_off()
 
 
 # ---- scores and times -------------------------------------------------------------------------------------
@@ -208,22 +295,29 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     return _finish(fig)
 
 
-def heat_map(matrix: Sequence[Sequence[float]], names: Sequence[str], quantity: str) -> Figure:
+def heat_map(matrix: Sequence[Sequence[float]], names: Sequence[str], quantity: str,
+             columns: Sequence[str] | None = None, xlabel: str = "", ylabel: str = "", percent: bool = True
+             ) -> Figure:  # fmt: skip
     """Fractions in percent, a row and a column a name, each value written into its cell.
 
     Args:
-        matrix: fractions, shape (n, n).
-        names: of rows and columns alike.
+        matrix: fractions, shape (rows, columns).
+        names: of the rows, and of the columns where `columns` are not given.
         quantity: what the colour stands for, with its unit.
+        percent: draw fractions in percent; else the values as they are, with two decimals.
     """
-    values = 100 * np.asarray(matrix, dtype=float)
-    side = 1.4 + 0.62 * len(names)
-    fig, ax = _axes("", "", side, side + 1.0)
+    values = (100 if percent else 1) * np.asarray(matrix, dtype=float)
+    columns = names if columns is None else columns
+    width, height = (min(1.4 + 0.62 * len(each), WIDTH - 1) for each in (columns, names))
+    fig, ax = _axes(xlabel, ylabel, height, width + 1.0)
     picture = ax.imshow(values, cmap="Blues")
     middle = (values.min() + values.max()) / 2
+    size = 7 if max(values.shape) >= 10 else None
     for (row, column), value in np.ndenumerate(values):
-        ax.text(column, row, f"{value:.1f}", ha="center", va="center", color="white" if value > middle else "black")
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        shade = "white" if value > middle else "black"
+        ax.text(column, row, f"{value:.{1 if percent else 2}f}", ha="center", va="center", color=shade, size=size)
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 4 else {}
+    ax.set_xticks(range(len(columns)), columns, **slanted)
     ax.set_yticks(range(len(names)), names)
     _bare(ax)
     bar = fig.colorbar(picture, shrink=0.8)
@@ -263,6 +357,56 @@ def cluster_examples(images: Sequence[np.ndarray], classes: Sequence[str], sizes
     """
     titles = [f"{name} (n = {size:,})" for name, size in zip(classes, sizes, strict=True)]
     return _finish(_picture_rows([np.asarray(each) for each in images], titles))
+
+
+def neighbour_rows(queries: np.ndarray, neighbours: np.ndarray, same: Sequence[Sequence[bool]], titles: Sequence[str]
+                   ) -> Figure:  # fmt: skip
+    """A query in each row and, after a gap, its nearest neighbours; those of another class are framed.
+
+    Args:
+        queries: uint8 (Q, H, W, C). neighbours: uint8 (Q, k, H, W, C).
+        same: is the neighbour of the query's class, (Q, k).
+        titles: one a row.
+    """
+    gap = np.full_like(queries[:, None], 255)
+    rows = np.concatenate([queries[:, None], gap, neighbours], axis=1)
+    fig = _picture_rows(list(rows), titles)
+    height, width = queries.shape[1] + GAP, queries.shape[2] + GAP
+    for row, alike in enumerate(same):
+        for k, of_the_class in enumerate(alike, 2):
+            if not of_the_class:
+                corner = (k * width - 1.5, row * height - 1.5)
+                fig.axes[0].add_patch(Rectangle(corner, width - 1, height - 1, fill=False, edgecolor="#D55E00", lw=1.6))
+    return _finish(fig)
+
+
+def plane_maps(maps: Mapping[str, tuple[np.ndarray, Sequence[int]]], class_names: Sequence[str]) -> Figure:
+    """Images as points in the plane, panels beside each other; a colour and mark a class, its name at its median.
+
+    Args:
+        maps: title -> (coordinates (N, 2), class of each point). Axes have no unit.
+    """
+    columns = min(2, len(maps))
+    rows = -(-len(maps) // columns)
+    fig = Figure(figsize=(WIDTH, 2.9 * rows + 0.5), layout="constrained")
+    cycle = [style["color"] for style in rcParams["axes.prop_cycle"]]
+    axes = fig.subplots(rows, columns, squeeze=False).flat
+    for ax, (title, (points, labels)) in zip(axes, maps.items(), strict=False):
+        points, labels = np.asarray(points), np.asarray(labels)
+        for k, name in enumerate(class_names):
+            mine = points[labels == k]
+            look = {"color": cycle[k % len(cycle)], "marker": MARKERS[k % len(MARKERS)]}
+            ax.scatter(*mine.T, s=6, alpha=0.6, linewidths=0, label=name, **look)
+            if len(mine):
+                ax.annotate(name, np.median(mine, axis=0), ha="center", va="center", fontsize="small", weight="bold",
+                            path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
+        ax.set_title(title)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.grid(False)
+    for ax in list(axes):
+        ax.remove()
+    return _finish(fig)
 
 
 def _picture_rows(rows: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
@@ -324,10 +468,11 @@ def _bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _legend(fig: Figure, names: Sequence[str]) -> None:
+def _legend(fig: Figure, names: Sequence[str], handles: Sequence | None = None) -> None:
     """Above the axes, never over the data, in as many columns as fit."""
     columns = int(WIDTH / (0.55 + INCHES_PER_CHARACTER * max(map(len, names))))
-    fig.legend(loc="outside upper left", ncols=min(max(columns, 1), len(names)))
+    chosen = {} if handles is None else {"handles": handles}
+    fig.legend(loc="outside upper left", ncols=min(max(columns, 1), len(names)), **chosen)
 
 
 def _finish(fig: Figure) -> Figure:
