@@ -32,8 +32,16 @@ def test_a_missing_data_set_is_replaced_in_every_notebook_that_asks_for_it(no_ne
     settled = settle(tmp_path, {"a": {"dataset": "mnist"}, "b": {}, "c": {"dataset": "mnist"}}, {"mnist": "digits"})
     replaced = {"dataset": "digits", "stand_in_for": "mnist"}
     assert settled.parameters == {"a": replaced, "b": {}, "c": replaced}
-    assert settled.used["a"] is settled.used["b"] is settled.used["c"]
+    assert settled.used["a"] == settled.used["b"] == settled.used["c"] and len(settled.used["a"]) == 1
     assert "mnist was not found, digits stands in its place" in banner(settled.parameters)
+
+
+def test_a_notebook_may_have_several_data_sets_each_with_its_stand_in(no_network, tmp_path):
+    defaults = {**DEFAULTS, "mnist_dataset": "digits", "mnist_stand_in_for": ""}
+    settled = settle_data({"a": {"mnist_dataset": "mnist"}}, {"a": defaults}, {"mnist": "shapes"}, False, tmp_path)
+    assert settled.parameters == {"a": {"mnist_dataset": "shapes", "mnist_stand_in_for": "mnist"}}
+    assert [data.name for data in settled.used["a"]] == ["digits", "shapes"]
+    assert "mnist was not found, shapes stands in its place" in banner(settled.parameters)
 
 
 def test_real_data_need_no_banner(tmp_path):
@@ -62,7 +70,7 @@ def test_damaged_data_are_never_replaced(monkeypatch, tmp_path):
 def test_a_folder_of_images_is_named_by_its_absolute_path(monkeypatch, tmp_path):
     monkeypatch.setattr(stand_ins, "load_dataset", lambda name: name)
     monkeypatch.chdir(tmp_path)
-    assert settle(tmp_path, {"a": {"dataset": "folder:mine"}}).used == {"a": f"folder:{tmp_path}/mine"}
+    assert settle(tmp_path, {"a": {"dataset": "folder:mine"}}).used == {"a": [f"folder:{tmp_path}/mine"]}
 
 
 def test_folders_are_absolute_and_in_the_order_given_environment_root(monkeypatch, tmp_path):

@@ -1,7 +1,8 @@
 """The runs that notebooks would make, known before anything is trained: `--list`, --fresh and the progress line.
 
 A notebook's cells tagged parameters, setup and plan are executed here, in this process; they leave `plan` (name ->
-PretrainConfig), `seeds` and `data` behind, and `keep_epochs` where encoders of earlier epochs are wanted too.
+PretrainConfig), `seeds` and `data` (name -> data set, where there are several) behind, and `keep_epochs` where encoders
+of earlier epochs are wanted too.
 """
 
 import io
@@ -48,14 +49,19 @@ def plan_runs(path: Path, parameters: Mapping[str, Any], store: Path) -> list[Pl
     runs = {}
     with working_in(path.parent):
         namespace = _execute(path.stem, cells, parameters)
-        data = namespace["data"]
         for config in namespace["plan"].values():
+            data = data_of(config, namespace["data"])
             for seeded in (replace(config, seed=seed) for seed in namespace["seeds"]):
                 name = run_name(seeded, data.fingerprint)
                 stored = find_run(seeded, data.fingerprint, store) is not None
                 keep = tuple(epoch for epoch in namespace.get("keep_epochs", ()) if epoch < seeded.epochs)
                 runs[name] = PlannedRun(name, seeded, data, stored, keep)
     return list(runs.values())
+
+
+def data_of(config: Any, data: Any) -> Any:
+    """The data set of a run, of a notebook that has one, or several by their names."""
+    return data[config.dataset] if isinstance(data, Mapping) else data
 
 
 def _execute(name: str, cells: list, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def prepare(project: Project, options: argparse.Namespace) -> Prepared:
         job = Job(project, parameters, output, source.store, inputs, from_store=True, jobs=jobs)
         return Prepared(job, profile, source)
     settled = settle_data(parameters, defaults, profile.stand_ins, options.require_real_data, project.root)
-    inputs = {name: {"data": data.fingerprint} for name, data in settled.used.items()}
+    inputs = {name: {"data": "+".join(data.fingerprint for data in used)} for name, used in settled.used.items()}
     return Prepared(Job(project, settled.parameters, output, project.store, inputs, jobs=jobs), profile)
 
 

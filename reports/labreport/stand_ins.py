@@ -18,10 +18,10 @@ NETWORK_SECONDS = 10  # patience with a silent network, each connection
 
 @dataclass
 class DataSettled:
-    """parameters: notebook -> parameter -> value, stand-ins filled in; used: notebook -> its data set."""
+    """parameters: notebook -> parameter -> value, stand-ins filled in; used: notebook -> its data sets."""
 
     parameters: dict[str, dict[str, Any]]
-    used: dict[str, Dataset] = field(default_factory=dict)
+    used: dict[str, list[Dataset]] = field(default_factory=dict)
 
 
 def data_environment(data_dir: str | None, root: Path) -> dict[str, str]:
@@ -50,31 +50,36 @@ def settle_data(
     require_real: bool,
     root: Path,
 ) -> DataSettled:
-    """Load every data set that a notebook's `dataset` parameter names; replace a missing one by its stand-in.
+    """Load every data set that a notebook's parameters name; replace a missing one by its stand-in.
 
-    Downloads go to <root>/data.
+    The parameters are `dataset`, and `mnist_dataset` and the like in a notebook with several; the one that tells the
+    notebook of a stand-in is `stand_in_for`, or `mnist_stand_in_for`. Downloads go to <root>/data.
 
     Raises: DataNotFound if a missing one has no stand-in or real data are required; UserError for damaged data.
     """
     settled = DataSettled({name: dict(values) for name, values in parameters.items()})
     look_up = cache(partial(_look_up, root))
     for name, values in settled.parameters.items():
-        if "dataset" not in defaults[name]:
-            continue
-        wanted = _absolute(values.get("dataset", defaults[name]["dataset"]))
-        found = look_up(wanted)
-        if isinstance(found, DataNotFound):
-            if require_real or wanted not in stand_ins:
-                raise found
-            values |= {"dataset": stand_ins[wanted]}
-            values |= {"stand_in_for": wanted} if "stand_in_for" in defaults[name] else {}
-            found = look_up(stand_ins[wanted])
+        for parameter in (parameter for parameter in defaults[name] if parameter.endswith("dataset")):
+            wanted = _absolute(values.get(parameter, defaults[name][parameter]))
+            found = look_up(wanted)
             if isinstance(found, DataNotFound):
-                raise found
-        elif wanted != defaults[name]["dataset"]:
-            values["dataset"] = wanted
-        settled.used[name] = found
+                if require_real or wanted not in stand_ins:
+                    raise found
+                values |= {parameter: stand_ins[wanted]}
+                told = _stand_in_parameter(parameter)
+                values |= {told: wanted} if told in defaults[name] else {}
+                found = look_up(stand_ins[wanted])
+                if isinstance(found, DataNotFound):
+                    raise found
+            elif wanted != defaults[name][parameter]:
+                values[parameter] = wanted
+            settled.used.setdefault(name, []).append(found)
     return settled
+
+
+def _stand_in_parameter(dataset_parameter: str) -> str:
+    return dataset_parameter.removesuffix("dataset") + "stand_in_for"
 
 
 def _absolute(dataset: str) -> str:
@@ -104,9 +109,10 @@ def _impatient_network() -> Iterator[None]:
 def banner(parameters: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The red text on the first page: which data sets were missing and what took their place."""
     replaced = {
-        values["stand_in_for"]: values.get("dataset", "other data")
+        values[_stand_in_parameter(parameter)]: dataset
         for values in parameters.values()
-        if values.get("stand_in_for")
+        for parameter, dataset in values.items()
+        if parameter.endswith("dataset") and values.get(_stand_in_parameter(parameter))
     }
     if not replaced:
         return None

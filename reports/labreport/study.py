@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from labreport.plan import data_of
 from labreport.project import project_root
 from labreport.results import Results
 from simclr_core.data import Dataset, dataset_from_record, load_dataset
@@ -36,19 +37,25 @@ class Lab:
         self.store = Path(os.environ.get("SIMCLR_RUNS") or self.root / "runs")
         if self.parameters.get("threads", 0) > 0:
             torch.set_num_threads(self.parameters["threads"])
-        self._data: list[Dataset] = []
+        self._data: list[tuple[Dataset, str]] = []  # and what it stands in for
         self._runs: set[str] = set()
         self._recorded: list[tuple] = []
 
-    def dataset(self, name: str) -> Dataset:
-        """The data set, or (rendering from stored runs) what those runs recorded of it."""
+    def dataset(self, name: str, stand_in_for: str | None = None) -> Dataset:
+        """The data set, or (rendering from stored runs) what those runs recorded of it.
+
+        Args:
+            stand_in_for: the data set it stands in for; None: the notebook's parameter of that name.
+        """
+        if stand_in_for is None:
+            stand_in_for = self.parameters.get("stand_in_for", "")
         if os.environ.get("LABREPORT_FROM"):
             data = self._recorded_dataset(name)
         else:
             os.environ.setdefault("SIMCLR_DATA", str(self.root / "data"))  # by hand: kernels start in notebooks/
             os.environ.setdefault("SIMCLR_CACHE", str(self.root / "data/cache"))
             data = load_dataset(name)
-        self._data.append(data)
+        self._data.append((data, stand_in_for))
         return data
 
     def _recorded_dataset(self, name: str) -> Dataset:
@@ -60,22 +67,26 @@ class Lab:
             raise DataNotFound(f"{name}: the runs in {self.store} were made with different versions of it; keep one")
         return dataset_from_record(records[0])
 
-    def pretrain(self, plan: Mapping[str, PretrainConfig], seeds: Sequence[int], data: Dataset,
-                 keep_epochs: Sequence[int] = ()) -> dict[str, Seeds]:  # fmt: skip
+    def pretrain(self, plan: Mapping[str, PretrainConfig], seeds: Sequence[int],
+                 data: Dataset | Mapping[str, Dataset], keep_epochs: Sequence[int] = ()
+                 ) -> dict[str, Seeds]:  # fmt: skip
         """Every configuration of the plan with every seed: name -> seed -> finished run; says what was stored.
 
         Args:
-            keep_epochs: epochs whose encoders this notebook wants; those that other notebooks of the report want of the
-                same run ($LABREPORT_KEEP) are kept too.
+            data: of all runs, or data sets by the names in the configurations.
+            keep_epochs: epochs whose encoders this notebook wants, where a run has so many; those that other notebooks
+                of the report want of the same run ($LABREPORT_KEEP) are kept too.
         """
         for_others = json.loads(os.environ.get("LABREPORT_KEEP", "{}"))
         runs: dict[str, Seeds] = {}
         for name, config in plan.items():
+            images = data_of(config, data)
+            wanted = {epoch for epoch in keep_epochs if epoch <= config.epochs}
             for seed in seeds:
                 seeded = replace(config, seed=seed)
-                stored = find_run(seeded, data.fingerprint, self.store) is not None
-                keep = {*keep_epochs, *for_others.get(run_name(seeded, data.fingerprint), ())}
-                run = pretrain(seeded, data, self.store, sorted(keep), _progress())
+                stored = find_run(seeded, images.fingerprint, self.store) is not None
+                keep = wanted.union(for_others.get(run_name(seeded, images.fingerprint), ()))
+                run = pretrain(seeded, images, self.store, sorted(keep), _progress())
                 runs.setdefault(name, {})[seed] = run
                 self._runs.add(run.name)
                 state = "found in the store" if stored else "not in the store before"
@@ -93,8 +104,7 @@ class Lab:
     def finish(self) -> None:
         """Write the results JSON beside the report ($LABREPORT_OUTPUT); by hand, without a report, only say so."""
         kept = ("name", "source", "fingerprint", "train", "test")
-        stand_in = self.parameters.get("stand_in_for", "")
-        data = [{**{k: d.record()[k] for k in kept}, "stand_in_for": stand_in} for d in self._data]
+        data = [{**{k: d.record()[k] for k in kept}, "stand_in_for": replaced} for d, replaced in self._data]
         origin = {**provenance(self.parameters.get("device", "cpu")), "threads": torch.get_num_threads()}
         results = Results(self.notebook, self.parameters, data, self.parameters.get("reduced", ""), self._runs, origin)
         for record, *arguments in self._recorded:
