@@ -4,8 +4,6 @@ Shape letters: N images, H_dim width of h (or of z), K classes. All on test imag
 features of unit length, as the loss sees them; only `map_in_the_plane` and `neighbours` keep results for single images.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
@@ -110,19 +108,18 @@ def map_in_the_plane(run: Run, data: Dataset, images: int, method: str = "tsne",
     return run.evaluation("map", {"images": images, "method": method, "on": on}, data, compute)
 
 
-def neighbours(run: Run, data: Dataset, labels: tuple[int, int], queries: Sequence[int], k: int = 8) -> dict:
-    """The k training images of the range `labels` that are nearest, by cosine similarity of h, to each of the test
-    images `queries`. Stored in the run.
+def neighbours(run: Run, data: Dataset, labels: tuple[int, int], k: int = 8) -> dict:
+    """The k training images of the range `labels` that are nearest, by cosine similarity of h, to the first test image
+    of each class. Stored in the run.
 
     Returns: queries (packed uint8 (Q, S, S, C)), pictures (packed uint8 (Q, k, S, S, C)), query_labels, labels and
         similarities (Q lists of k).
     """
 
     def compute() -> dict:
-        if outside := [query for query in queries if not 0 <= query < len(data.test)]:
-            raise UserError(f"queries {outside} lie outside the {len(data.test):,} test images of {data.name}")
         images, classes = images_and_labels(data, labels)
-        asked, asked_classes = data.test.images[list(queries)], data.test.labels[list(queries)]
+        queries = [int((data.test.labels == label).nonzero()[0]) for label in data.test.labels.unique()]
+        asked, asked_classes = data.test.images[queries], data.test.labels[queries]
         encoder = run.load_encoder()
         h, h_asked = (F.normalize(encode(encoder, x, data, run.config.device)).cpu() for x in (images, asked))
         similarities, found = (h_asked @ h.T).topk(min(k, len(h)), dim=1)  # (Q, k)
@@ -130,8 +127,7 @@ def neighbours(run: Run, data: Dataset, labels: tuple[int, int], queries: Sequen
                 "query_labels": asked_classes.tolist(), "labels": classes[found].tolist(),
                 "similarities": similarities.tolist()}  # fmt: skip
 
-    config = {"labels": list(labels), "queries": list(queries), "k": k}
-    return run.evaluation("neighbours", config, data, compute)
+    return run.evaluation("neighbours", {"labels": list(labels), "k": k}, data, compute)
 
 
 def _embed(run: Run, x: Tensor, on: str, epoch: int | None = None) -> Tensor:

@@ -99,16 +99,16 @@ def test_map_gives_each_image_a_place_and_always_the_same(run, tiny_data, method
     assert map_in_the_plane(run, tiny_data, 40, method) == result
 
 
-def test_neighbours_are_the_most_similar_training_images(run, tiny_data):
-    result = neighbours(run, tiny_data, (0, 120), [3, 5], k=4)
-    assert unpack_array(result["pictures"]).shape == (2, 4, 12, 12, 1)
-    assert (unpack_array(result["queries"]) == tiny_data.test.images[[3, 5]].numpy()).all()
+def test_neighbours_are_the_most_similar_training_images_to_one_test_image_a_class(run, tiny_data):
+    result = neighbours(run, tiny_data, (0, 120), k=5)
+    assert unpack_array(result["pictures"]).shape == (4, 5, 12, 12, 1) and result["query_labels"] == [0, 1, 2, 3]
+    assert (unpack_array(result["queries"]) == tiny_data.test.images[:4].numpy()).all()  # labels are 0, 1, 2, 3, 0, ...
     encoder = run.load_encoder()
     h, h_test = (geometry.encode(encoder, x, tiny_data) for x in (tiny_data.train.images, tiny_data.test.images))
     similarities = [torch.cosine_similarity(h_test[3], row, dim=0).item() for row in h]
-    best = sorted(range(120), key=lambda k: -similarities[k])[:4]
-    assert result["similarities"][0] == pytest.approx([similarities[k] for k in best], abs=1e-5)
-    assert result["labels"][0] == tiny_data.train.labels[best].tolist()
+    best = sorted(range(120), key=lambda k: -similarities[k])[:5]
+    assert result["similarities"][3] == pytest.approx([similarities[k] for k in best], abs=1e-5)
+    assert result["labels"][3] == tiny_data.train.labels[best].tolist()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,10 @@ def test_neighbours_are_the_most_similar_training_images(run, tiny_data):
     [
         (lambda run, data: measure_geometry(run, data, 41), "images 41 must be 2 to 40"),
         (lambda run, data: map_in_the_plane(run, data, 40, "umap"), "map 'umap' is unknown; known are pca, tsne"),
-        (lambda run, data: neighbours(run, data, (0, 120), [40]), r"queries \[40\] lie outside the 40 test images"),
+        (
+            lambda run, data: neighbours(run, data, (0, 121)),
+            r"\(0, 121\) is not a range within the 120 training images",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_said(run, tiny_data, call, message):

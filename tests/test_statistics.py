@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from labreport.statistics import interval_of_mean, paired_difference, percent_table, summarise
+from labreport.statistics import interval_of_mean, paired_difference, percent_table, summarise, value_table
 
 
 def test_mean_and_standard_deviation_of_three_values():
@@ -67,3 +67,9 @@ def test_table_shows_mean_spread_n_and_every_seed():
     assert list(table.columns) == ["encoder", "test accuracy (%)", "n", "every seed (%)"]
     assert table.iloc[0].tolist() == ["ours", "97.5 ± 0.7", 2, "97.0, 98.0"]
     assert table.iloc[1].tolist() == ["random", "84.0", 1, "84.0"]
+
+
+def test_value_table_gives_each_quantity_its_digits():
+    scores = {"h": {"effective_rank": {0: 4.26, 1: 6.26}, "within": {0: -0.5}}}
+    frame = value_table(scores, "on", {"effective_rank": 1, "within": 3})
+    assert frame.to_dict("records") == [{"on": "h", "effective rank": "5.3 ± 1.4", "within": "−0.500"}]

@@ -2,7 +2,16 @@
 
 import json
 
-from labreport.study import Lab, after, mean_of, pick
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from labreport.study import Lab, after, few_labels, loading_code, mean_of, mean_of_draws, per_class, pick
+from simclr_core.data import Dataset, Split
+from simclr_core.errors import UserError
+from simclr_core.evaluate import ProbeConfig, fit_probe
+from simclr_core.pretrain import PretrainConfig, pretrain
 
 
 def test_a_run_keeps_the_encoders_that_other_notebooks_want(tiny_config, tiny_data, tmp_path, monkeypatch):
@@ -22,3 +31,51 @@ def test_pick_and_mean_go_seed_by_seed():
     results = {0: {"a": [1.0, 3.0]}, 1: {"a": [5.0]}}
     assert pick(results, "a") == {0: [1.0, 3.0], 1: [5.0]}
     assert mean_of(results, "a") == {0: 2.0, 1: 5.0}
+
+
+def test_a_fraction_of_the_labels_is_a_whole_number_of_each_class():
+    assert [per_class(fraction, 5000, 10) for fraction in (0.01, 0.1, 1.0)] == [5, 50, 0]
+    for fraction, message in ((0.0001, "less than one of each of 10 classes"), (1.5, "at most 1"), (0, "more than 0")):
+        with pytest.raises(UserError, match=message):
+            per_class(fraction, 5000, 10)
+
+
+def test_few_labels_gives_every_seed_and_draw_and_all_labels_once(tiny_config, tiny_data, tmp_path):
+    runs, asked = {0: pretrain(tiny_config, tiny_data, tmp_path)}, []
+
+    def evaluation(run, data, config):
+        asked.append(config)
+        return fit_probe(run, data, config)
+
+    config = ProbeConfig(labels=(0, 120), batch_size=10)
+    found = few_labels(evaluation, runs, config, tiny_data, [0.1, 1.0], 2, steps=24)
+    assert list(found) == [12, 120] and list(found[12]) == [(0, 0), (0, 1)] and list(found[120]) == [(0, 0)]
+    assert [(c.per_class, c.draw, c.epochs) for c in asked] == [(3, 0, 12), (3, 1, 12), (0, 0, 2)]  # 2 and 12 batches
+
+
+def test_draws_are_averaged_within_each_seed():
+    assert mean_of_draws({(0, 0): 0.25, (0, 1): 0.75, (1, 0): 0.5}) == {0: 0.5, 1: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "width"), [("resnet18", 1.0), ("resnet18", 0.25), ("vit", 0.25), ("mnist_cnn", 1.0)]
+)
+def test_the_code_shown_for_an_exported_encoder_loads_it(encoder, width, tmp_path, monkeypatch):
+    colour = Split(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8), torch.arange(8) % 2)
+    data = Dataset("made", colour, colour, ("a", "b"), (0.4,) * 3, (0.2,) * 3, "made for the test")
+    run = pretrain(PretrainConfig("made", (0, 8), encoder=encoder, width=width, objective="none"), data, tmp_path)
+    monkeypatch.setenv("LABREPORT_OUTPUT", str(tmp_path))
+    assert "beside this report" in Lab("10", {}).export_encoder(run, "your_images")
+    monkeypatch.chdir(tmp_path / "encoders")
+    assert len(loading_code(run).splitlines()) == 3
+    names = {"torchvision": torchvision, "nn": torch.nn, "safetensors": safetensors}
+    exec(loading_code(run), names)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(names["encoder"].eval()(x), run.load_encoder()(x), rtol=0, atol=0)
+
+
+def test_an_encoder_that_came_without_weights_is_said_to_be_missing(tiny_config, tiny_data, tmp_path, monkeypatch):
+    run = pretrain(tiny_config, tiny_data, tmp_path)
+    (run.path / "encoder.safetensors").unlink()
+    monkeypatch.setenv("LABREPORT_OUTPUT", str(tmp_path))
+    assert "is not here" in Lab("10", {}).export_encoder(run, "x") and not (tmp_path / "encoders").exists()

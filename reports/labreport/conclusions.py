@@ -69,21 +69,23 @@ def gains(simclr: Sweep, supervised: Sweep, what: str) -> str:
             f"SimCLR gains {more}.")  # fmt: skip
 
 
-def order_of_encoders(accuracies: Mapping[str, Seeded], costs: Mapping[str, float], cost: str) -> str:
-    """The best encoder, and whether accuracy goes with a cost (Spearman's rank correlation of the means).
+def order_of_encoders(accuracies: Mapping[str, Seeded], costs: Mapping[str, Mapping[str, float]]) -> str:
+    """The best encoder, and whether accuracy goes with its costs (Spearman's rank correlation of the means).
 
     Args:
-        costs: encoder -> cost. cost: what it is called, e.g. "the number of parameters".
+        costs: what a cost is called -> encoder -> cost.
     """
     means = {name: summarise(values).mean for name, values in accuracies.items()}
     best = max(means, key=means.get)
     sentence = f"The best encoder here is **{best}** ({summarise(accuracies[best]).percent()})."
-    if len(means) < 3 or len(set(means.values())) == 1:
+    if len(means) < 3:
         return sentence
-    correlation = rank_correlation(list(means.values()), [costs[name] for name in means])
-    follows = "rises with" if correlation > 0.5 else "falls with" if correlation < -0.5 else "does not go with"
-    return (f"{sentence} Over the {len(means)} encoders, accuracy {follows} {cost} "
-            f"(rank correlation {_signed(correlation)}).")  # fmt: skip
+    goes = []
+    for cost, values in costs.items():
+        rho = rank_correlation(list(means.values()), [values[name] for name in means])
+        word = "rises with" if rho > 0.5 else "falls with" if rho < -0.5 else "does not go with"
+        goes.append(f"{word} {cost} (rank correlation {_signed(rho)})")
+    return f"{sentence} Over the {len(means)} encoders, accuracy {', '.join(goes)}."
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

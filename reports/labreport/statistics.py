@@ -129,6 +129,19 @@ def score_table(scores: Mapping[str, Mapping[str, Seeded]], name: str) -> pd.Dat
     return pd.DataFrame(rows, columns=[name, *(f"{variant} (%)" for variant in variants)])
 
 
+def value_table(scores: Mapping[str, Mapping[str, Seeded]], name: str, digits: Mapping[str, int]) -> pd.DataFrame:
+    """A row a condition, a column a quantity, each as mean ± sd with its own number of digits.
+
+    Args:
+        scores: condition -> quantity -> seed -> value. digits: quantity -> digits behind the point, in this order.
+    """
+    rows = [
+        [condition, *(summarise(row[quantity]).text(digits=n) for quantity, n in digits.items())]
+        for condition, row in scores.items()
+    ]
+    return pd.DataFrame(rows, columns=[name, *(quantity.replace("_", " ") for quantity in digits)])
+
+
 def _cell(values: Seeded | None) -> str:
     if not values:
         return "–"

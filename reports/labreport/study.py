@@ -1,6 +1,7 @@
 """What a notebook works with: its data, the stored runs, progress while it trains, and the results it leaves."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -14,7 +15,8 @@ from labreport.plan import data_of
 from labreport.project import project_root
 from labreport.results import Results
 from simclr_core.data import Dataset, dataset_from_record, load_dataset
-from simclr_core.errors import DataNotFound
+from simclr_core.errors import DataNotFound, StoreError, UserError
+from simclr_core.evaluate import ProbeConfig
 from simclr_core.pretrain import PretrainConfig, pretrain
 from simclr_core.runs import Run, find_run, provenance, read_json, run_name
 
@@ -93,6 +95,15 @@ class Lab:
                 print(f"{name}, seed {seed}: {run.name}, {state}")
         return runs
 
+    def export_encoder(self, run: Run, name: str) -> str:
+        """Write the run's encoder beside the report ($LABREPORT_OUTPUT, else reports/); returns a sentence about it."""
+        path = Path(os.environ.get("LABREPORT_OUTPUT") or self.root / "reports") / "encoders" / f"{name}.safetensors"
+        try:
+            run.export_encoder(path)
+        except StoreError:
+            return f"The encoder of {run.name} is not here: the run came without weights. These lines would load it:"
+        return f"The encoder is in `encoders/{path.name}` beside this report; these lines load it (docs/encoder.md):"
+
     def measure(self, key: str, values: Mapping[int, float], what: str, unit: str = "fraction", figure: str = ""):
         """Record one value a seed for the results JSON (labreport.results)."""
         self._recorded.append((Results.measure, key, values, unit, what, figure))
@@ -133,6 +144,66 @@ def after(curves: Mapping[int, Sequence[float]], epoch: int) -> dict[int, float]
 def mean_of(results: Mapping[int, Mapping], key: str) -> dict[int, float]:
     """seed -> mean of the list results[seed][key] (restarts, say)."""
     return {seed: sum(result[key]) / len(result[key]) for seed, result in results.items()}
+
+
+def per_class(fraction: float, labels: int, classes: int) -> int:
+    """Labelled images of each class in a fraction of the labels; 0, ProbeConfig's word for all of them, at 1.
+
+    Raises: UserError where that is less than one image.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction {fraction} of the labels: expected more than 0 and at most 1")
+    if fraction == 1:
+        return 0
+    if not (count := round(fraction * labels / classes)):
+        raise UserError(f"fraction {fraction:g} of {labels:,} labels is less than one of each of {classes} classes; "
+                        "leave it out or take more images")  # fmt: skip
+    return count
+
+
+def few_labels(evaluation: Callable, runs: Seeds, config: ProbeConfig, data: Dataset, fractions: Sequence[float],
+               draws: int, steps: int) -> dict[int, dict[tuple[int, int], float]]:  # fmt: skip
+    """Number of labels -> (seed, draw) -> test accuracy of the evaluation with a fraction of the labels.
+
+    Args:
+        config: its labels are drawn from; epochs are set so that about `steps` steps are taken, at least one epoch.
+        draws: lists of labels for each fraction; all labels are one.
+    """
+    total, classes = config.labels[1] - config.labels[0], len(data.class_names)
+    out = {}
+    for fraction in fractions:
+        count = per_class(fraction, total, classes)
+        labels = count * classes or total
+        epochs = max(1, round(steps / math.ceil(labels / config.batch_size)))
+        given = replace(config, per_class=count, epochs=epochs)
+        out[labels] = {
+            (seed, draw): evaluation(run, data, replace(given, seed=seed, draw=draw))["accuracy"]
+            for seed, run in runs.items()
+            for draw in range(draws if count else 1)
+        }
+    return out
+
+
+def mean_of_draws(values: Mapping[tuple[int, int], float]) -> dict[int, float]:
+    """seed -> mean over its draws."""
+    by_seed: dict[int, list[float]] = {}
+    for (seed, _), value in values.items():
+        by_seed.setdefault(seed, []).append(value)
+    return {seed: sum(row) / len(row) for seed, row in by_seed.items()}
+
+
+def loading_code(run: Run) -> str:
+    """The three lines that load an exported encoder, by torchvision's own ResNet where it fits (docs/encoder.md)."""
+    config, data = run.config, run.record["data"]
+    side, _, channels = data["image_shape"]
+    if config.encoder.startswith("resnet") and config.width == 1 and config.stem == "cifar":
+        conv1 = f"nn.Conv2d({channels}, 64, 3, padding=1, bias=False)"
+        made = (f"encoder = torchvision.models.{config.encoder}()\n"
+                f"encoder.conv1, encoder.maxpool, encoder.fc = {conv1}, nn.Identity(), nn.Identity()")  # fmt: skip
+    else:
+        given = f"{config.encoder!r}, {channels}, {side}, {config.width}, {config.stem!r}"
+        made = f"from simclr_core.model import build_encoder\nencoder = build_encoder({given})"
+    return f'{made}\nencoder.load_state_dict(safetensors.torch.load_file("your_images.safetensors"))'
 
 
 def _is_parameter(name: str, value: Any) -> bool:
