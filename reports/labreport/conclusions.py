@@ -95,7 +95,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     return float(stats.spearmanr(a, b).statistic)
 
 
-def worth_of_pretraining(pretrained: Sweep, supervised: Sweep) -> str:
+def worth_of_pretraining(pretrained: Sweep, supervised: Sweep, start: str = "Against") -> str:
     """Fine-tuned against supervised, from the fewest and from the most labels: where is pre-training worth more?
 
     Args: number of labels -> seed -> accuracy.
@@ -103,7 +103,7 @@ def worth_of_pretraining(pretrained: Sweep, supervised: Sweep) -> str:
     few, many = min(pretrained), max(pretrained)
     leads = {labels: paired_difference(pretrained[labels], supervised[labels]) for labels in (few, many)}
     more = "more" if leads[few].mean > leads[many].mean else "no more"
-    return (f"Against the same network trained on the labels alone, the fine-tuned one {_stands(leads[few].mean)} from "
+    return (f"{start} the same network trained on the labels alone, the fine-tuned one {_stands(leads[few].mean)} from "
             f"{few:,g} labels ({leads[few].points()}) and {_stands(leads[many].mean)} from {many:,g} "
             f"({leads[many].points()}): pre-training is worth {more} where labels are few.")  # fmt: skip
 

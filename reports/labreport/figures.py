@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from labreport.glyphs import families_for
 from labreport.statistics import Difference, Seeded, interval_of_mean, summarise
@@ -121,7 +121,7 @@ def sweep_curves(series: Sweep, xlabel: str, ylabel: str = "linear accuracy (%)"
     Args:
         over: what the values of one point differ in, for the remark under the axis.
     """
-    fig, ax = _axes(xlabel, ylabel, height=2.8)
+    fig, ax = _axes(xlabel, ylabel, height=2.3)
     most, settings = 1, sorted({x for points in series.values() for x in points})
     for k, ((name, points), style) in enumerate(zip(series.items(), _styles(len(series)), strict=True)):
         intervals = [interval_of_mean(points[x]) for x in sorted(points)]
@@ -156,8 +156,7 @@ def cost_scatter(accuracies: Mapping[str, Seeded], costs: Mapping[str, Mapping[s
             ax.plot(values[name], y, label=name, marker=MARKERS[k % len(MARKERS)], markersize=6, linestyle="none",
                     color=style["color"])  # fmt: skip
             _upright_bar(ax, values[name], interval, style["color"])
-        ax.set_xscale("log")
-        ax.margins(x=0.15)
+        _cost_axis(ax, min(values.values()), max(values.values()))
         ax.set_xlabel(xlabel)
     axes[0].set_ylabel(ylabel)
     _legend(fig, names, axes[0].get_legend_handles_labels()[0][: len(names)])
@@ -168,6 +167,18 @@ def _upright_bar(ax: Axes, x: float, interval: Difference, color: str) -> None:
     """The interval of a fraction, in percent, where there are values enough for one."""
     if interval.n >= MIN_SEEDS_FOR_BAR:
         ax.plot([x, x], [100 * interval.low, 100 * interval.high], color=color, linestyle="-", linewidth=1)
+
+
+def _cost_axis(ax: Axes, low: float, high: float) -> None:
+    """A logarithmic axis around the values, with a few round numbers on it, however large."""
+    ax.set_xscale("log")
+    room = max(high / low, 2) ** 0.12
+    ax.set_xlim(low / room, high * room)
+    ax.xaxis.set_major_locator(
+        LogLocator(subs=(1,) if high / low > 100 else (1, 3) if high / low > 5 else (1, 2, 4, 6))
+    )
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1e4 else EngFormatter(sep="")(value))
+    ax.minorticks_off()
 
 
 def _log_axis(ax: Axes, values: Sequence[float]) -> None:
@@ -388,7 +399,7 @@ def plane_maps(maps: Mapping[str, tuple[np.ndarray, Sequence[int]]], class_names
     """
     columns = min(2, len(maps))
     rows = -(-len(maps) // columns)
-    fig = Figure(figsize=(WIDTH, 2.9 * rows + 0.5), layout="constrained")
+    fig = Figure(figsize=(WIDTH, 2.15 * rows + 0.3), layout="constrained")
     cycle = [style["color"] for style in rcParams["axes.prop_cycle"]]
     axes = fig.subplots(rows, columns, squeeze=False).flat
     for ax, (title, (points, labels)) in zip(axes, maps.items(), strict=False):
