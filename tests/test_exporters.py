@@ -27,7 +27,7 @@ from sample_report import (
 from labreport.exporters import Front, LabReportHTMLExporter, LabReportTypstExporter, Section, render
 from labreport.glyphs import families_for
 from labreport.merge import merge
-from labreport.text import clean_terminal_text, display_width, wrap_lines
+from labreport.text import align_columns, clean_terminal_text, display_width, wrap_lines
 from simclr_core.errors import UserError
 
 needs_poppler = pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs poppler-utils to read the PDF")
@@ -371,6 +371,10 @@ def test_importing_what_notebooks_use_loads_no_exporter():
 def test_long_lines_are_broken_within_the_columns(text, lines):
     assert wrap_lines(text, 10).split("\n") == lines
     assert all(display_width(line) <= 10 for line in lines)
+
+
+def test_columns_of_text_are_as_wide_as_their_widest_cell():
+    assert align_columns([["a", "b", ""], ["中文", "", "c"]]) == ["  a     b", "  中文     c"]
 
 
 def test_text_is_cleaned_as_a_terminal_would_show_it():

@@ -3,8 +3,16 @@
 import math
 
 import pytest
+from scipy import stats
 
-from labreport.statistics import interval_of_mean, paired_difference, percent_table, summarise, value_table
+from labreport.statistics import (
+    interval_of_mean,
+    paired_difference,
+    percent_table,
+    summarise,
+    unpaired_difference,
+    value_table,
+)
 
 
 def test_mean_and_standard_deviation_of_three_values():
@@ -47,6 +55,24 @@ def test_one_pair_has_an_infinite_interval():
 def test_no_seed_in_common_is_an_error_that_names_the_seeds():
     with pytest.raises(ValueError, match=r"\[0\] and \[1\]"):
         paired_difference({0: 0.9}, {1: 0.8})
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0, 2.0, 4.0], [2.0, 2.1, 2.2, 2.5]), ([3.0, 3.5, 7.0], [1.0, 1.1, 1.3])])
+def test_unpaired_difference_is_welchs(a, b):
+    difference = unpaired_difference(dict(enumerate(a)), dict(enumerate(b)))
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert difference.mean == pytest.approx(sum(a) / len(a) - sum(b) / len(b))
+    assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
+    assert difference.n == 3
+
+
+def test_unpaired_difference_of_one_value_or_without_spread_has_an_interval_too():
+    one = unpaired_difference({0: 0.9}, {0: 0.8, 1: 0.7})
+    assert (one.low, one.high, one.n) == (-math.inf, math.inf, 1)
+    half = unpaired_difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.5, 1: 0.5, 2: 0.5})  # as if 0.5 were known
+    assert half.high == pytest.approx(1.5 + 4.302653 / math.sqrt(3), abs=1e-6)
+    flat = unpaired_difference({0: 0.75, 1: 0.75}, {0: 0.5, 1: 0.5, 2: 0.5})
+    assert (flat.mean, flat.low, flat.high, flat.n) == (0.25, 0.25, 0.25, 2)
 
 
 def test_no_values_is_an_error():

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from labreport.project import Project, unknown
 from simclr_core.errors import UserError
 
-COMMANDS = ("report", "test", "lab", "update-references")
+COMMANDS = ("report", "test", "lab", "compare", "update-references")
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = """Run the notebooks and render reports/<profile>/report.html and report.pdf.
 
@@ -23,6 +23,8 @@ DESCRIPTION = """Run the notebooks and render reports/<profile>/report.html and 
   ./run_all.sh test [...]          the test suite, pytest and nbval; arguments go to pytest
   ./run_all.sh lab [-- ...]        JupyterLab on the notebooks, the profile's values filled in; what is saved stays
                                    free of them; arguments after -- go to jupyter
+  ./run_all.sh compare A B         two finished reports (their folders): what differs, which numbers moved, and
+                                   whether beyond noise; takes no option
   ./run_all.sh update-references   make nbval's references anew and list the numbers that moved
 """
 
@@ -41,6 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", nargs="?", default="report", help=argparse.SUPPRESS)
+    parser.add_argument("reports", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--profile", metavar="NAME", help="a file of notebooks/profiles, without .yaml")
     parser.add_argument("--only", metavar="03,05", help="these notebooks alone, by number or name")
     parser.add_argument("--set", metavar="NOTEBOOK.PARAM=VALUE", action="append", default=[], dest="settings",
@@ -62,10 +65,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for word in arguments:
         if word.startswith("--") and word.partition("=")[0] not in known:
             raise unknown("option", word, known)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.command not in COMMANDS:
         raise unknown("command", options.command, COMMANDS)
+    _check_reports(options.command, options.reports, [word for word in arguments if word.startswith("-")])
     return options
+
+
+def _check_reports(command: str, reports: Sequence[str], given: Sequence[str]) -> None:
+    """`compare` takes two reports and no option, the other commands take no report; `test` never comes here first."""
+    if command == "test":
+        raise UserError("test must be the first word: ./run_all.sh test [arguments for pytest]")
+    if command != "compare" and reports:
+        raise UserError(f"{command} takes no further argument, got {' '.join(reports)!r}: leave it out")
+    if command == "compare" and given:
+        raise UserError(f"{given[0]} makes no sense with compare, which reads two finished reports: leave it out")
+    if command == "compare" and len(reports) != 2:
+        raise UserError(f"compare takes two reports, got {len(reports)} ({', '.join(reports) or 'none'}): "
+                        "give two folders, such as ./run_all.sh compare reports/reference reports/quick")  # fmt: skip
 
 
 def _seeds(text: str) -> list[int]:
@@ -121,6 +138,11 @@ def _run_tests(root: Path, arguments: Sequence[str]) -> int:
 def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path) -> int:
     if passed_on and options.command != "lab":
         raise UserError("arguments after -- are for ./run_all.sh lab only")
+    if options.command == "compare":
+        from labreport.compare import compare_reports
+
+        print(compare_reports(*options.reports))
+        return 0
     from labreport.progress import Reporter
     from labreport.references import update_references
     from labreport.stand_ins import data_environment

@@ -14,6 +14,7 @@ from labreport.project import is_summary
 from labreport.runner import Job
 from labreport.stand_ins import banner
 from labreport.summary import results_frame
+from labreport.text import align_columns
 
 DEFAULT_TITLE = "SimCLR: a lab report that rebuilds itself"
 
@@ -87,6 +88,4 @@ def results_table(output: Path) -> str:
     if frame.empty:
         return f"  no main result among these notebooks; every measure is in {output / 'results.json'}"
     rows = [list(frame.columns), *frame.astype(str).values.tolist()]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(frame.columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(f"  {line}" for line in lines)
+    return "\n".join(align_columns(rows))

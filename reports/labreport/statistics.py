@@ -1,7 +1,8 @@
 """What a handful of seeds can say: mean, standard deviation and the paired 95 % t-interval.
 
 Values come as `{seed: value}`, as in the results JSON; two conditions are compared on the seeds they share,
-because a seed fixes weights, order and views alike. Accuracies are fractions here and percent only in texts.
+because a seed fixes weights, order and views alike; `unpaired_difference` is for values that need not go together.
+Accuracies are fractions here and percent only in texts.
 """
 
 import math
@@ -41,7 +42,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of n paired differences and its 95 % t-interval, infinite for one pair; in the values' unit."""
+    """A mean difference and its 95 % t-interval, infinite for n = 1; in the values' unit.
+
+    n: pairs; where the values are not paired, those of the smaller side.
+    """
 
     mean: float
     low: float
@@ -100,6 +104,26 @@ def paired_difference(a: Seeded, b: Seeded) -> Difference:
     if not common:
         raise ValueError(f"no seed in common: {sorted(a)} and {sorted(b)}; run both with the same seeds")
     return interval_of_mean([a[seed] - b[seed] for seed in common])
+
+
+def unpaired_difference(a: Seeded, b: Seeded) -> Difference:
+    """mean(a) - mean(b), all values independent, with Welch's 95 % t-interval; their variances may differ.
+
+    The interval is infinite where a side has one value, and of width zero where neither side varies.
+    Raises: ValueError if a side has no value.
+    Source: Welch 1947, Biometrika 34, with Satterthwaite's degrees of freedom.
+    """
+    sides = summarise(a), summarise(b)
+    mean, n = sides[0].mean - sides[1].mean, min(side.n for side in sides)
+    if n == 1:
+        return Difference(mean, -math.inf, math.inf, 1)
+    squares = [side.sd**2 / side.n for side in sides]  # of the standard errors
+    if not sum(squares):
+        return Difference(mean, mean, mean, n)
+    shares = [square / sum(squares) for square in squares]
+    freedom = 1 / sum(share**2 / (side.n - 1) for share, side in zip(shares, sides, strict=True))
+    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(sum(squares))
+    return Difference(mean, mean - half_width, mean + half_width, n)
 
 
 def percent_table(rows: Mapping[str, Seeded], name: str, quantity: str = "test accuracy") -> pd.DataFrame:

@@ -1,7 +1,8 @@
-"""Plain text on its way into HTML and Typst: widths, cleaning, quoting."""
+"""Plain text on its way to the terminal, into HTML and Typst: widths, columns, cleaning, quoting."""
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
@@ -10,6 +11,16 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 def display_width(text: str) -> int:
     """Columns of monospaced type: two for East Asian wide characters, none for combining ones."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line a row, every column as wide as its widest cell, indented by two."""
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+
+    def padded(cell: str, width: int) -> str:
+        return cell + " " * (width - display_width(cell))
+
+    return ["  " + "  ".join(map(padded, row, widths)).rstrip() for row in rows]
 
 
 def clean_terminal_text(text: str) -> str:
