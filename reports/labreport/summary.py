@@ -35,6 +35,10 @@ HEADLINES = (
     ("cifar.head.none.linear", "R1's recipe, no projection head, linear classifier"),
     ("cifar.aug.random.linear", "untrained ResNet, linear classifier"),
     ("cifar.aug.supervised.whole_network", "supervised ResNet"),
+    ("cifar.few_labels.finetune.1percent", "fine-tuned on 1 % of the labels (strong)"),
+    ("cifar.few_labels.supervised.1percent", "supervised on 1 % of the labels"),
+    ("cifar.kmeans.mlp_bn.accuracy", "k-means on h of unit length (strong), no labels"),
+    ("own.pretrained.linear", "your own images, linear classifier"),
     ("cifar.recipe.knn10", "published 100-epoch recipe, kNN"),
     ("cifar.recipe.linear", "published 100-epoch recipe, linear classifier"),
 )

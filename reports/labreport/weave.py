@@ -30,6 +30,7 @@ PICTURE_HEIGHT = 600.0  # points; the highest picture that fits on a page of the
 _MIME = {"svg": "image/svg+xml", "png": "image/png", "jpg": "image/jpeg"}
 _MATH_ENVIRONMENT = re.compile(r"\\begin\{(align|aligned|equation|gather|multline)(\*?)\}.*\\end\{\1\2\}", re.S)
 _NUMBERED_LEVELS = 3
+LARGEST_WHOLE_TABLE = 12  # rows; a larger table may go over a page's end
 
 
 @dataclass
@@ -270,7 +271,8 @@ def _placed(block: Block, setting: Setting, table: str) -> str:
     """A Typst table with its caption, on a page of its own width where it needs one."""
     if block.caption:
         number = block.name.split()[1]
-        call = f"numberedtable({setting.size:.2f}pt, {typst_string(number)}, [{block.caption.result}], {table})"
+        whole = "true" if len(block.table.body) <= LARGEST_WHOLE_TABLE else "false"
+        call = f"numberedtable({setting.size:.2f}pt, {typst_string(number)}, [{block.caption.result}], {whole}, {table})"
         placed = f"[#{call} <{block.label}>]"
     else:
         placed = f"[#plaintable({setting.size:.2f}pt, {table})]"
