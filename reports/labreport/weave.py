@@ -272,7 +272,8 @@ def _placed(block: Block, setting: Setting, table: str) -> str:
     if block.caption:
         number = block.name.split()[1]
         whole = "true" if len(block.table.body) <= LARGEST_WHOLE_TABLE else "false"
-        call = f"numberedtable({setting.size:.2f}pt, {typst_string(number)}, [{block.caption.result}], {whole}, {table})"
+        given = f"{setting.size:.2f}pt, {typst_string(number)}, [{block.caption.result}], {whole}"
+        call = f"numberedtable({given}, {table})"
         placed = f"[#{call} <{block.label}>]"
     else:
         placed = f"[#plaintable({setting.size:.2f}pt, {table})]"
