@@ -1,14 +1,17 @@
 """Rules for verdicts: opposite results give opposite verdicts, and what cannot be told is not told."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from labreport import rules
-from labreport.claims import CLAIMS, judge, ledger_frame
+from labreport.claims import CLAIMS, FEW_LABELS, SWEEPS, judge, ledger_frame
 from labreport.rules import Evidence
 
+ROOT = Path(__file__).parents[1]
 NOTEBOOK = "01_mnist_study"
 IDS = [
     *(f"R1.{i}" for i in range(1, 7)),
@@ -385,11 +388,31 @@ def test_the_ledger_has_a_row_a_claim_with_words_and_a_reference():
     assert ledger.set_index("claim").loc["R1.1", "verdict"].startswith("not tested: this report has no 03_")
 
 
-def test_every_claims_measures_are_recorded_by_a_notebook_or_known_to_be_for_later():
-    """By the committed report of quick; what only full, or a notebook still to be written, measures is named here."""
-    later = ("cifar.compose.", "cifar.r2.resnet34.", "cifar.r2.resnet50.", "cifar.gain.", "cifar.few_labels.",
-             "cifar.temperature.", "cifar.batch.")  # fmt: skip
-    report = json.loads((Path(__file__).parents[1] / "reports/reference/results.json").read_text(encoding="utf-8"))
+def test_every_claims_measures_are_recorded_by_a_notebook_or_known_to_be_for_other_profiles():
+    """By the committed report of quick; what only full and extended measure is named here."""
+    elsewhere = ("cifar.compose.", "cifar.r2.resnet34.", "cifar.r2.resnet50.", "cifar.gain.", "cifar.few_labels.",
+                 "cifar.temperature.", "cifar.batch.")  # fmt: skip
+    report = json.loads((ROOT / "reports/reference/results.json").read_text(encoding="utf-8"))
     recorded = {key for content in report["notebooks"].values() for key in (*content["measures"], *content["series"])}
-    missing = {key for claim in CLAIMS for key in claim.keys if not key.startswith(later)} - recorded
+    missing = {key for claim in CLAIMS for key in claim.keys if not key.startswith(elsewhere)} - recorded
     assert not missing
+
+
+def test_extended_runs_what_the_claims_on_sweeps_and_few_labels_need():
+    """Its lists hold every batch, length, temperature and fraction that a claim's keys name, in no reduced setting."""
+    profile = yaml.safe_load((ROOT / "notebooks/profiles/extended.yaml").read_text(encoding="utf-8"))
+    sweeps, few = profile[SWEEPS], profile[FEW_LABELS]
+    assert sweeps["reduced"] == few["reduced"] == ""
+    needed = [(key, re.search(r"(batch|epochs|\.t|\.)([\d_]+)(percent)?(\.linear)?$", key)) for claim in CLAIMS
+              if claim.notebooks[0] in (SWEEPS, FEW_LABELS) for key in claim.keys]  # fmt: skip
+    found = 0
+    for key, match in needed:
+        if match is None:
+            assert key == "cifar.few_labels.rank_correlation"
+            continue
+        kind, number, percent, _ = match.groups()
+        value = float(number.replace("_", "."))
+        lists = {"epochs": sweeps["epochs"], ".t": sweeps["temperatures"]}
+        assert (value / 100 in few["fractions"]) if percent else value in lists.get(kind, sweeps["batch_sizes"]), key
+        found += 1
+    assert found == 18, needed
