@@ -183,7 +183,7 @@ def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: boo
     try:
         root.mkdir(parents=True, exist_ok=True)
         fetch(root)
-    except (OSError, RuntimeError) as error:  # urllib's URLError is an OSError; torchvision wraps others
+    except Exception as error:  # urllib's, torchvision's, and torch's on what lies there in an old layout
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _not_found(name, folders, layouts, f"the download failed ({reason})") from error
     return root
