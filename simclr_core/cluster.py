@@ -18,7 +18,7 @@ from sklearn.preprocessing import normalize
 from simclr_core.data import Dataset
 from simclr_core.errors import UserError
 from simclr_core.evaluate import encode, training_range
-from simclr_core.runs import Run, config_record, pack_array
+from simclr_core.runs import Run, check_types, config_record, pack_array
 
 PICTURES = 8  # test images kept of each cluster, for the report
 GMM_RIDGE = 1e-3  # added to the covariances' diagonals: constant border pixels have no variance (ours)
@@ -35,6 +35,7 @@ class ClusterConfig:
     l2_normalise: bool = False  # features to unit length first (for h: k-means then compares angles)
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.method not in ("kmeans", "gmm"):
             raise UserError(f"clustering method {self.method!r} is unknown; known are kmeans, gmm")
         if self.restarts < 1:

@@ -4,10 +4,13 @@ Shape letters: N images, H height, W width, C channels.
 Looked for in `data_dir`, then `$SIMCLR_DATA`, then `data/`; only then downloaded (torchvision's own download).
 """
 
+import gzip
 import hashlib
 import math
 import os
 import tarfile
+import unicodedata
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simclr_core.errors import DataNotFound, UserError
+from simclr_core.errors import DataNotFound, StoreError, UserError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Per-channel mean and standard deviation on the [0, 1] scale.
@@ -38,7 +41,10 @@ MNIST_BYTES = {  # header of 16 or 8 bytes + 28 x 28 pixels or one label an imag
     "t10k-labels-idx1-ubyte": 8 + 10_000,
 }
 LARGEST_IMAGE = 50_000_000  # pixels; Pillow's own warning starts at 89 million: a decompression bomb, not a photo
+LARGEST_ARCHIVE = 1 << 30  # bytes unpacked; CIFAR-10 without any compression is a fifth of it
+MOST_MEMBERS = 200_000  # of an archive; CIFAR-10 has 60,000 images
 DECODER_VERSION = 2  # raise it whenever a change to the reading of images moves a pixel or an order
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # whatever the name says: never PostScript
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
@@ -113,7 +119,24 @@ class RecordedSplit:
 
 
 def dataset_from_record(record: dict) -> Dataset:
-    """The data set a stored run was made with, without its images; its fingerprint is taken as recorded."""
+    """The data set a stored run was made with, without its images; its fingerprint is taken as recorded.
+
+    Raises: StoreError if the record cannot be one.
+    """
+    try:
+        texts = [record[key] for key in ("name", "source", "fingerprint")] + record["class_names"]
+        counts = [record["train"], record["test"], *record["image_shape"]]
+        numbers = record["mean"] + record["std"]
+        _, _, channels = record["image_shape"]
+        if not (all(isinstance(text, str) for text in texts) and all(type(count) is int for count in counts)
+                and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+                and min(counts) >= 0 and max(counts[:2]) < 1 << 40 and math.prod(counts[2:]) <= LARGEST_IMAGE * 3
+                and len(record["mean"]) == len(record["std"]) == channels):  # fmt: skip
+            raise ValueError
+        for text in texts:
+            _check_name(text, "class or data set")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"the record of the data of a stored run is not one ({error!r}); remove that run") from error
     train, test = (RecordedSplit(record[split], record["name"]) for split in ("train", "test"))
     identity = (tuple(record[key]) for key in ("class_names", "mean", "std"))
     return Dataset(record["name"], train, test, *identity, record["source"], record)
@@ -160,7 +183,7 @@ def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: boo
     try:
         root.mkdir(parents=True, exist_ok=True)
         fetch(root)
-    except (OSError, RuntimeError) as error:  # urllib's URLError is an OSError; torchvision wraps others
+    except Exception as error:  # urllib's, torchvision's, and torch's on what lies there in an old layout
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _not_found(name, folders, layouts, f"the download failed ({reason})") from error
     return root
@@ -214,7 +237,7 @@ def _load_cifar10(data_dir, download: bool) -> Dataset:
             return _read_cifar10_pickles(folder)
         if (folder / "cifar10").is_dir():
             return _load_cifar10_tree(folder / "cifar10")
-        archive = next(iter(sorted(folder.glob("cifar10*.tar.gz"))), None)
+        archive = next(filter(Path.is_file, sorted(folder.glob("cifar10*.tar.gz"))), None)
         if archive is not None:
             return _load_cifar10_archive(archive)
     from torchvision.datasets import CIFAR10
@@ -248,15 +271,34 @@ def _load_cifar10_tree(root: Path) -> Dataset:
 def _load_cifar10_archive(archive: Path) -> Dataset:
     """cifar10/{train,test}/<class>/<index>.<jpg|png> inside a tar; members are read in memory, nothing unpacked."""
 
+    def refuse(what: str) -> UserError:
+        return UserError(f"{archive} {what}; this is no archive of CIFAR-10, remove it")
+
     def members() -> Iterator[tuple[str, str, str, bytes]]:
+        size = 0
         try:
-            with tarfile.open(archive) as tar:
-                for member in tar:
+            with gzip.open(archive) as unpacked:  # counted first: a header inside may be a bomb, too
+                while block := unpacked.read(1 << 20):
+                    size += len(block)
+                    if size > LARGEST_ARCHIVE:
+                        raise refuse(f"holds more than {LARGEST_ARCHIVE:,} bytes")
+            size = 0
+            with tarfile.open(archive, "r:gz") as tar:
+                for count, member in enumerate(tar, start=1):
+                    size += member.size  # of a sparse file, its size when read
+                    if size > LARGEST_ARCHIVE or count > MOST_MEMBERS:
+                        raise refuse(f"holds more than {LARGEST_ARCHIVE:,} bytes or {MOST_MEMBERS:,} members")
                     parts = Path(member.name).parts
+                    if member.name.startswith("/") or ".." in parts:
+                        raise refuse(f"holds {member.name!r}, a path out of it")
+                    if not (member.isfile() or member.isdir()):
+                        raise refuse(f"holds {member.name!r}, a link or a device")
                     if member.isfile() and len(parts) >= 3 and Path(parts[-1]).suffix.lower() in IMAGE_SUFFIXES:
                         yield parts[-3], parts[-2], parts[-1], tar.extractfile(member).read()
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{archive} is damaged ({error}); copy it anew") from error
+        except UserError:
+            raise
+        except Exception as error:  # tarfile and zlib raise many kinds on what is no archive
+            raise UserError(f"{archive} is damaged ({type(error).__name__}: {error}); copy it anew") from error
 
     def build() -> Dataset:
         splits: dict[str, list] = {"train": [], "test": []}
@@ -269,7 +311,8 @@ def _load_cifar10_archive(archive: Path) -> Dataset:
 
     jpeg = "recompressed as JPEG, so not the official pixels" if "jpeg" in archive.name else "as the files hold it"
     source = f"CIFAR-10 from the image archive {archive.name} ({jpeg}; official order and labels)"
-    key = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    with open(archive, "rb") as file:
+        key = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     mean, std = CIFAR10_STATISTICS
     return replace(_cached(f"cifar10-{DECODER_VERSION}-{key}", build), mean=mean, std=std, source=source)
 
@@ -280,7 +323,8 @@ def _load_cifar10_archive(archive: Path) -> Dataset:
 def _load_folder(root: Path, name: str, image_size: int = 32) -> Dataset:
     """<root>/{train,test}/<class>/<image>; every image becomes image_size x image_size RGB (shorter side resized,
     centre cropped). Files named by a number are put in the order of that number, over all classes; others are mixed
-    by a fixed seed."""
+    by a fixed seed. Of an animation, the first picture is read."""
+    _check_name(str(root), "image folder")
     splits: dict[str, list] = {}
     for split in ("train", "test"):
         if not (root / split).is_dir():
@@ -299,19 +343,29 @@ def _load_folder(root: Path, name: str, image_size: int = 32) -> Dataset:
 
 
 def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, str, Path]]:
-    """(file name, class, path) of each image; refuses an empty class and links that lead out of the tree."""
+    """(file name, class, path) of each image; refuses an empty class, what is no file, and links out of the tree."""
     inside = root.resolve()
     labels = sorted(path for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not labels:
         raise UserError(f"image folder: {split} holds no class folder; expected {split}/<class>/<image>")
     for label in labels:
+        _check_name(label.name, f"image folder {str(root)!r}")
         files = sorted(path for path in label.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"image folder: class {label} is empty; put images in it or remove the folder")
         for path in files:
+            _check_name(path.name, f"image folder: class {label}")
+            if not path.is_file():
+                raise UserError(f"image folder: {path} is not a file, or a link to nothing; remove it")
             if not path.resolve().is_relative_to(inside):
                 raise UserError(f"image folder: {path} is a link out of {root}; copy the image into the folder")
             yield path.name, label.name, path
+
+
+def _check_name(name: str, where: str) -> None:
+    """File and class names reach the terminal and the report. Raises: UserError for what no line of text can hold."""
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        raise UserError(f"{where}: the name {name!r} holds a control character or is not UTF-8; rename it")
 
 
 def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> Dataset:
@@ -319,7 +373,7 @@ def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> 
     class_names = tuple(sorted({label for _, label, _ in splits["train"]}))
     decoded = {}
     for split, files in splits.items():
-        if all(Path(file).stem.isdigit() for file, _, _ in files):
+        if all(Path(file).stem.isdecimal() for file, _, _ in files):
             files = sorted(files, key=lambda item: int(Path(item[0]).stem))
         else:  # class by class on the disk: mixed, so that every part of the split holds every class
             generator = torch.Generator().manual_seed(0)
@@ -327,6 +381,7 @@ def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> 
         images = np.empty((len(files), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(files), np.int64)
         for k, (file, label, content) in enumerate(files):
+            _check_name(label, where), _check_name(file, where)
             images[k] = _read_image(content, image_size, f"{where}: {split}/{label}/{file}")
             if label not in class_names:
                 raise UserError(f"{where}: class {label!r} of {split} is not among those of train")
@@ -344,11 +399,14 @@ def _read_image(content: Path | bytes, image_size: int, where: str) -> np.ndarra
 
     from torchvision.transforms import functional as transforms
 
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(source, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > LARGEST_IMAGE:
                 raise UserError(f"{where} is {image.width} x {image.height} pixels, more than {LARGEST_IMAGE:,}; "
                                 "shrink it")  # fmt: skip
+            if image_size**2 * max(image.size) > LARGEST_IMAGE * min(image.size):  # resized, before it is cropped
+                raise UserError(f"{where} is {image.width} x {image.height} pixels, too long and thin; crop it")
             if image.mode.startswith("I"):  # 16 or 32 bit grey: Pillow's own conversion would clip at 255
                 wide = np.asarray(image, np.float64)
                 top = 65535 if image.mode.startswith("I;16") or wide.max() > 255 else 255
@@ -362,7 +420,7 @@ def _read_image(content: Path | bytes, image_size: int, where: str) -> np.ndarra
             return np.asarray(image)
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many kinds on damaged files
         raise UserError(f"{where} cannot be read as an image ({type(error).__name__}); mend or remove it") from error
 
 

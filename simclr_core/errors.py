@@ -1,8 +1,23 @@
 """What went wrong, in one line for the person at the keyboard."""
 
+import re
+
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def in_one_line(text: str) -> str:
+    """The text with line breaks, control characters and bytes that are no UTF-8 written as \\n, \\x1b, \\udcff."""
+    return _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message names it, what was expected and what to do."""
+    """Something the user gave cannot be used; the message names it, what was expected and what to do.
+
+    It is one line, whatever file name or argument it quotes.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(in_one_line(message))
 
 
 class DataNotFound(UserError):

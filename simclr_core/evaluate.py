@@ -20,7 +20,7 @@ from simclr_core.data import Dataset
 from simclr_core.errors import UserError
 from simclr_core.optim import build_optimizer, lr_factor
 from simclr_core.pretrain import batches, generator, stream_seed
-from simclr_core.runs import Run, config_record, pack_array
+from simclr_core.runs import Run, check_types, config_record, pack_array
 
 ENCODE_BATCH = 1_000  # images; bounds memory, no effect on eval-mode features
 KEPT_BYTES = 1 << 30  # of h held at a time: the runs of a notebook, at R1's size
@@ -50,12 +50,16 @@ class ProbeConfig:
     seed: int = 0  # weights and order
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.on not in ("h", "z"):
             raise UserError(f"probe on {self.on!r} is unknown; known are h, z")
         if self.epochs < 1 or self.batch_size < 1:
             raise UserError(f"probe epochs and batch_size must be at least 1, got {self.epochs}, {self.batch_size}")
         if not self.lr > 0:
             raise UserError(f"probe lr must be positive, got {self.lr}")
+        for field, limit in {"lr": math.inf, "weight_decay": math.inf, "hidden": 1 << 16, "seed": math.inf}.items():
+            if not 0 <= getattr(self, field) < limit:
+                raise UserError(f"probe {field} must be 0 or more and below {limit}, got {getattr(self, field)}")
         if self.moving_bn and (self.standardise or self.on == "z"):
             raise UserError("moving_bn trains on h as it is: it goes neither with standardise nor with on 'z'")
         if self.augmentation and self.augmentation not in VIEW_RECIPES:

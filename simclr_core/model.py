@@ -4,6 +4,7 @@ Shape letters: N images, C channels, S image side; H_dim width of h, D width of 
 """
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torchvision.models import VisionTransformer, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from simclr_core.errors import UserError
+from simclr_core.runs import file_sha256
 
 RESNETS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -121,10 +123,13 @@ def build_encoder(
 
 def _load_imagenet_weights(encoder: CifarResNet, name: str) -> None:
     weights = get_model_weights(name).IMAGENET1K_V1
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    cached = folder / Path(weights.url).name  # torch checks what it downloads, not what lies there already
+    if cached.exists() and not file_sha256(cached).startswith(cached.stem.rpartition("-")[2]):
+        raise UserError(f"{cached} is damaged or not torchvision's (its SHA-256 is not in its name); remove it")
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
-        folder = f"{torch.hub.get_dir()}/checkpoints"
         raise UserError(
             f"ImageNet weights for {name} cannot be downloaded ({error}); fetch {weights.url} on another machine "
             f"and put the file into {folder}, or set init to 'random'"

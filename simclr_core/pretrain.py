@@ -6,6 +6,7 @@ Shape letters: N images a step, 2N views, C channels, S image side, H_dim width 
 import hashlib
 import io
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 
 from simclr_core.augment import VIEW_RECIPES, make_views, view_recipe
 from simclr_core.data import Dataset
-from simclr_core.errors import UserError
+from simclr_core.errors import StoreError, UserError
 from simclr_core.loss import nt_xent_loss
 from simclr_core.model import ENCODERS, HEADS, build_encoder, build_projection_head
 from simclr_core.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
 from simclr_core.runs import (
     Run,
+    check_types,
     config_record,
     file_sha256,
     find_run,
@@ -80,7 +82,10 @@ class PretrainConfig:
     seed: int = 0  # weights, order and views
 
     def __post_init__(self) -> None:
+        check_types(self)
         object.__setattr__(self, "images", tuple(self.images))
+        if not re.fullmatch(r"\w[\w.-]*", self.dataset.partition(":")[0]):  # it begins the run folder's name
+            raise UserError(f"dataset {self.dataset!r} is no name; expected one such as mnist, or folder:<path>")
         for field, known in (
             ("encoder", ENCODERS), ("stem", ("cifar", "imagenet")), ("init", ("random", "imagenet")),
             ("objective", ("nt_xent", "none")), ("augmentation", tuple(VIEW_RECIPES)), ("head", HEADS),
@@ -93,6 +98,9 @@ class PretrainConfig:
         for field, least in least_values.items():
             if getattr(self, field) < least:
                 raise UserError(f"{field} must be at least {least}, got {getattr(self, field)}")
+        for field, most in {"width": 16, "head_hidden": 1 << 16, "head_dim": 1 << 16}.items():  # beyond any memory
+            if getattr(self, field) > most:
+                raise UserError(f"{field} must be at most {most}, got {getattr(self, field)}")
         for field in ("temperature", "lr", "width"):
             if not 0 < getattr(self, field) < math.inf:
                 raise UserError(f"{field} must be positive and finite, got {getattr(self, field)}")
@@ -391,16 +399,19 @@ class _Training:
         except Exception as error:  # torch.load raises many kinds on what is no checkpoint
             set_aside(path, f"{path} is damaged ({type(error).__name__})")
             return
-        done = len(state["history"])
-        if missing := [name for name in self._kept_until(done) if not self._is_whole(name, state["kept"])]:
-            print(f"{self.run.name}: {', '.join(missing)} must be made (again); training starts anew")
-            return
-        self.kept = state["kept"]
-        self.encoder.load_state_dict(state["encoder"])
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history, self.total = state["history"], state["total"]
-        self.steps_done, self.seconds = state["steps_done"], state["seconds"]
+        try:
+            done = len(state["history"])
+            if missing := [name for name in self._kept_until(done) if not self._is_whole(name, state["kept"])]:
+                print(f"{self.run.name}: {', '.join(missing)} must be made (again); training starts anew")
+                return
+            self.kept = state["kept"]
+            self.encoder.load_state_dict(state["encoder"])
+            self.head.load_state_dict(state["head"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.history, self.total = state["history"], state["total"]
+            self.steps_done, self.seconds = state["steps_done"], state["seconds"]
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise StoreError(f"{path} is no checkpoint of this run ({type(error).__name__}); remove it") from error
         print(f"{self.run.name}: resumed after epoch {done} of {self.config.epochs} and {self.steps_done} steps")
 
     def _report(self, epoch: int, loss: float) -> None:

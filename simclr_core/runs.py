@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,24 +18,25 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from simclr_core.errors import StoreError
-
-if TYPE_CHECKING:
-    from simclr_core.data import Dataset
+from simclr_core.data import Dataset, dataset_from_record
+from simclr_core.errors import StoreError, UserError
 
 METHOD_VERSION = 2  # raise it whenever a change moves numbers: stored runs of another version are not found
+LARGEST_PACKED = 1 << 28  # bytes of unpacked pictures; a report's have a hundredth of it
 HISTORY_FIELDS = ("epoch", "loss", "lr", "seconds", "images_per_second")  # nats, -, s, images/s
 
 
@@ -76,10 +78,12 @@ def write_checksummed(path: Path, content: bytes) -> None:
 
 def read_checksummed(path: Path) -> bytes:
     """Raises: StoreError if the checksum does not fit; OSError."""
-    stored = path.read_bytes()
-    if hashlib.sha256(stored[32:]).digest() != stored[:32]:
-        raise StoreError(f"{path} is damaged (its checksum does not fit)")
-    return stored[32:]
+    with open(path, "rb") as file:
+        expected = file.read(32)
+        if hashlib.file_digest(file, "sha256").digest() != expected:
+            raise StoreError(f"{path} is damaged (its checksum does not fit)")
+        file.seek(32)
+        return file.read()
 
 
 def _checksum(value: dict) -> str:
@@ -95,9 +99,11 @@ def write_json(path: Path, value: dict) -> None:
 def read_json(path: Path) -> dict:
     """Raises: StoreError if the file is damaged or unreadable."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         value = json.loads(path.read_bytes())
         stored = value.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, MemoryError) as error:
         raise StoreError(f"{path} is damaged or cannot be read ({type(error).__name__})") from error
     if stored != _checksum(value):
         raise StoreError(f"{path} is damaged (its checksum does not fit)")
@@ -105,7 +111,8 @@ def read_json(path: Path) -> dict:
 
 
 def file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def set_aside(path: Path, reason: str) -> None:
@@ -219,10 +226,10 @@ class Run:
         """
         name = "encoder.safetensors" if epoch in (None, self.config.epochs) else kept_name(epoch)
         fresh = replace(self.config, init="random")  # every weight is loaded, so none is downloaded
-        return self._load(fresh.build_encoder(self.record["data"]), name)
+        return self._load(fresh.build_encoder, name)
 
     def load_projection_head(self) -> nn.Module:
-        return self._load(self.config.build_projection_head(self.record["data"]), "projection_head.safetensors")
+        return self._load(self.config.build_projection_head, "projection_head.safetensors")
 
     def export_encoder(self, path: Path) -> None:
         """Write the encoder alone, float32, as safetensors that torchvision's own ResNet loads (docs/encoder.md).
@@ -236,14 +243,23 @@ class Run:
         state = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
         write_atomically(path, save(state, {key: json.dumps(value) for key, value in about.items()}))
 
-    def _load(self, module: nn.Module, name: str) -> nn.Module:
+    def _load(self, build: Callable[[dict], nn.Module], name: str) -> nn.Module:
         path = self.path / name
         if not path.is_file():
             raise StoreError(f"{path} is not here, so {self.name} gives no new evaluation; train it again (--fresh)")
-        module.load_state_dict(load_file(path))
+        try:
+            weights = load_file(path)
+            with torch.device("meta"):  # shapes alone: nothing is allocated that the file does not hold
+                expected = build(self.record["data"]).state_dict()
+            if _shapes(weights) != _shapes(expected):
+                raise ValueError("not the shapes of this network")
+        except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise StoreError(f"{path} holds no weights of {self.name} ({error}); train it again (--fresh)") from error
+        module = build(self.record["data"])
+        module.load_state_dict(weights)
         return module.to(self.config.device).eval()
 
-    def evaluation(self, kind: str, config: dict, data: "Dataset", compute: Callable[[], dict]) -> dict:
+    def evaluation(self, kind: str, config: dict, data: Dataset, compute: Callable[[], dict]) -> dict:
         """The stored result of an evaluation, or the one that `compute` makes now, stored as <kind>-<hash>.json.
 
         Args:
@@ -266,6 +282,10 @@ class Run:
         return result
 
 
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
 def kept_name(epoch: int) -> str:
     return f"encoder-{epoch:04d}.safetensors"
 
@@ -282,15 +302,19 @@ def find_run(config, fingerprint: str, store: str | Path, mend: bool = False) ->
     try:
         if read_json(run.path / "config.json") != config.identity():
             raise StoreError(f"{run.path}/config.json is not the configuration of this run")
+        if dataset_from_record(run.record["data"]).fingerprint != fingerprint:
+            raise StoreError(f"{run.path}/provenance.json is about other data than this run's")
         for file, expected in run.record["files"].items():
             path = run.path / file
+            if path.parent != run.path:
+                raise StoreError(f"{run.path}/provenance.json names {file!r}, which is not in this run's folder")
             if path.is_file() and file_sha256(path) != expected:
                 raise StoreError(f"{path} is damaged (its checksum does not fit)")
         if not (run.path / "history.csv").is_file():
             raise StoreError(f"{run.path}/history.csv is missing")
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be read: {error.strerror}; mend its permissions") from error
-    except (StoreError, KeyError, AttributeError) as error:
+    except (StoreError, KeyError, AttributeError, TypeError) as error:
         if mend:
             set_aside(run.path, str(error))
         return None
@@ -321,8 +345,13 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    with open(path, newline="") as file:
-        return [{**{k: float(v) for k, v in row.items()}, "epoch": int(row["epoch"])} for row in csv.DictReader(file)]
+    """Raises: StoreError for anything else than rows of numbers; OSError."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{**{k: float(v) for k, v in row.items()}, "epoch": int(row["epoch"])} for row in rows]
+    except (LookupError, TypeError, ValueError, ArithmeticError, csv.Error) as error:
+        raise StoreError(f"{path} is damaged ({error})") from error
 
 
 def pack_array(array: np.ndarray) -> dict:
@@ -333,9 +362,40 @@ def pack_array(array: np.ndarray) -> dict:
 
 
 def unpack_array(packed: dict) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(base64.b64decode(packed["uint8"])), np.uint8).reshape(packed["shape"])
+    """Raises: StoreError, before it is unpacked, for more than the shape says or than pictures need."""
+    try:
+        size, content = math.prod(packed["shape"]), zlib.decompressobj()
+        if not 0 <= size <= LARGEST_PACKED or min(packed["shape"]) < 0:
+            raise ValueError(f"shape {packed['shape']}")
+        unpacked = content.decompress(base64.b64decode(packed["uint8"]), size + 1)
+        if not content.eof:
+            raise ValueError(f"more or less than shape {packed['shape']}")
+        return np.frombuffer(unpacked, np.uint8).reshape(packed["shape"])
+    except (LookupError, TypeError, ValueError, zlib.error) as error:
+        raise StoreError(f"pictures in a stored evaluation are damaged ({error}); remove it") from error
 
 
 def config_record(config) -> dict:
     """A config as JSON types (tuples become lists)."""
     return json.loads(json.dumps(asdict(config)))
+
+
+def check_types(config) -> None:
+    """Raises: UserError naming the field of a config whose value is not of its type; whole numbers pass as floats."""
+    types = get_type_hints(type(config))
+    for field in fields(config):
+        value, kind = getattr(config, field.name), types[field.name]
+        if not _is_a(value, kind):
+            expected = kind.__name__ if isinstance(kind, type) and not get_args(kind) else kind
+            raise UserError(f"{field.name} is {value!r:.200}, expected {expected}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, tuple | list) and len(value) == len(kinds) and all(map(_is_a, value, kinds))
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, kind)

@@ -1,5 +1,6 @@
 """From executed notebooks to one HTML and one PDF file that say the same, or to one clear error."""
 
+import base64
 import os
 import re
 import shutil
@@ -9,10 +10,12 @@ import time
 import unicodedata
 
 import nbformat
+import numpy
 import pandas
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell, new_output
+from PIL import Image
 from sample_report import (
     FRONT,
     HTML_LOOKING,
@@ -27,7 +30,14 @@ from sample_report import (
 from labreport.exporters import Front, LabReportHTMLExporter, LabReportTypstExporter, Section, render
 from labreport.glyphs import families_for
 from labreport.merge import merge
-from labreport.text import align_columns, clean_terminal_text, display_width, wrap_lines
+from labreport.text import (
+    align_columns,
+    clean_terminal_text,
+    display_width,
+    literal,
+    literal_markdown,
+    wrap_lines,
+)
 from simclr_core.errors import UserError
 
 needs_poppler = pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs poppler-utils to read the PDF")
@@ -387,3 +397,170 @@ def test_columns_of_references_are_as_wide_as_what_is_read(tmp_path):
     cells = [code_cell("f", figure_output(label)), code_cell("t", table_output(frame, "tbl-x"))]
     source = export(tmp_path, *cells, exporter=LabReportTypstExporter)
     assert "columns: (auto, auto, auto, auto, auto, auto, auto,)" in source
+
+
+# ---- text that came from files ------------------------------------------------------------------------------
+
+HOSTILE_TEXTS = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "[click](javascript:alert(1)) javascript:alert(1)",
+    "![x](https://example.org/x.png) https://example.org/",
+    '#read("/etc/passwd") #import "@preview/x:1.0.0"',
+    '"); #panic("x") //',
+    "\\#x \\input{/etc/passwd} \\",
+    "$x$ $$ $\\undefined{y}$ 5 $",
+    "*b* _i_ ~s~ ^t^ `c` `` {=typst} [@c] [^1]",
+    "@fig-none and @tbl-none",
+    "<a@b> &lt;b&gt; &#60; {{ 7 * 7 }} {% raw %}",
+    "]] #[ ]# <label> = title",
+    "# title\n\n- item\n\n---\n",
+]
+FORBIDDEN_TAGS = ["script", "iframe", "object", "embed", "link", "base", "form", "svg"]
+
+
+def check_page(html: str) -> BeautifulSoup:
+    """The report in HTML, with nothing in it that could run or ask for anything."""
+    tree = BeautifulSoup(html, "html.parser")
+    assert not tree.find_all(FORBIDDEN_TAGS)
+    (policy,) = tree.find_all("meta", attrs={"http-equiv": True})
+    assert policy["http-equiv"] == "Content-Security-Policy" and "default-src 'none'" in policy["content"]
+    for tag in tree.find_all(True):
+        assert not [name for name in tag.attrs if name.startswith("on") or name in ("srcset", "action", "ping")], tag
+        assert tag.get("src", "data:").startswith("data:"), tag
+        assert re.match(r"#|https?:|mailto:|$", tag.get("href", "")), tag
+    return tree
+
+
+def visible(text: str) -> str:
+    """As it is compared: one space for any, without the marks that allow line breaks or keep a reference text."""
+    return " ".join(re.sub("[\u200b\u00ad]", "", text).split())
+
+
+def letters(text: str) -> str:
+    """What a reader of the PDF surely gives back in this order: no spaces, no line-break marks."""
+    return re.sub(r"\s|↪", "", unicodedata.normalize("NFKC", visible(text)))
+
+
+@pytest.fixture(scope="module")
+def hostile_report(tmp_path_factory):
+    """(HTML tree, text of the PDF) of a report in which every text that comes from files is hostile."""
+    everything = "\n".join(HOSTILE_TEXTS)
+    folder = tmp_path_factory.mktemp("hostile")
+    frame = pandas.DataFrame({"class": [literal(text) for text in HOSTILE_TEXTS], HOSTILE_TEXTS[0]: 0.5})
+    error = new_output("error", ename="E", evalue=everything, traceback=["E: " + everything])
+    output = new_output("stream", name="stdout", text=everything)
+    cells = ["# Section", *(f"A class {literal_markdown(text)} taken for *another*." for text in HOSTILE_TEXTS[:-1])]
+    cells += [
+        code_cell(f"x = {everything!r}", output, error, new_output("display_data", {"text/plain": everything})),
+        code_cell("f", figure_output("fig-a", literal_markdown(HOSTILE_TEXTS[0]), alt=everything)),
+        code_cell("t", table_output(frame, "tbl-a")),
+    ]
+    front = Front(everything, literal_markdown(HOSTILE_TEXTS[2]), everything, {everything: everything}, True)
+    failed = Section(HOSTILE_TEXTS[0], None, everything)
+    html, pdf = render([Section("01", write_notebook(folder / "01.ipynb", *cells)), failed], front, folder / "out")
+    text = subprocess.run(["pdftotext", "-raw", pdf, "-"], capture_output=True, text=True).stdout
+    return check_page(html.read_text(encoding="utf8")), text
+
+
+def test_hostile_text_is_shown_as_it_is_wherever_it_stands(hostile_report):
+    html, _ = hostile_report
+    everything = visible("\n".join(HOSTILE_TEXTS))
+    header = html.find("header")
+    assert visible(html.title.text) == visible(header.h1.text) == everything
+    assert {visible(tag.text) for tag in (header.find(class_="banner"), header.dt, header.dd)} == {everything}
+    assert visible(HOSTILE_TEXTS[2]) in visible(header.find(class_="abstract").text)
+    assert visible(html.img["alt"]) == everything
+    shown = [visible(tag.text) for tag in html.find_all("pre")]
+    assert sum(everything in text for text in shown) >= 4  # output, error, plain text, the failed section
+    sentences = [visible(p.text) for p in html.main.find_all("p")]
+    assert [f"A class {visible(text)} taken for another." for text in HOSTILE_TEXTS[:-1]] == sentences[:12]
+    assert [visible(row.td.text) for row in html.tbody.find_all("tr")] == [visible(text) for text in HOSTILE_TEXTS]
+    links = [a for a in html.find_all("a") if not a["href"].startswith("#")]
+    assert [a["href"] for a in links] == ["https://example.org/x.png", "https://example.org/"]
+    assert all(a.find_parent("td") for a in links)  # addresses in tables become links, in literal sentences not
+
+
+@needs_poppler
+def test_hostile_text_is_shown_as_it_is_in_the_pdf(hostile_report):
+    _, text = hostile_report
+    pdf = letters(text)
+    for hostile in HOSTILE_TEXTS:
+        assert pdf.count(letters(hostile)) >= 3, hostile
+    assert "root:x:0" not in text
+
+
+@pytest.mark.parametrize("markdown", ["[x](javascript:alert(1))", "<javascript:alert(1)>", "[x](data:text/html,x)",
+                                      "[x](file:///etc/passwd)", "[x](vbscript:x)", "[x]( JaVaScRiPt:alert(1))",
+                                      "![x](../../secret.png)", "![x](/etc/secret.png)", "![x](javascript:x.png)",
+                                      "\\write18{x}", "`x`{=typst}\n\n```{=html}\n<script>\n```"])  # fmt: skip
+@both
+def test_markdown_that_links_to_code_or_reads_a_file_elsewhere_is_refused_or_text(tmp_path, exporter, markdown):
+    """Such Markdown can come from a notebook alone: names from files are made literal."""
+    secret = base64.b64decode(figure_output("fig-a").data["image/png"])
+    (tmp_path / "secret.png").write_bytes(secret)
+    (tmp_path / "a/b").mkdir(parents=True)
+    try:
+        source = export(tmp_path / "a/b", markdown, exporter=exporter)
+        assert markdown.startswith("`")  # code, not markup
+    except UserError as error:
+        assert "01_study, cell 1" in str(error) and "\n" not in str(error)
+    else:
+        assert exporter is not LabReportHTMLExporter or check_page(source)
+        assert ("<code>x</code>" if exporter is LabReportHTMLExporter else "`x`") in source
+
+
+@both
+def test_html_outputs_leave_their_tables_text_alone(tmp_path, exporter):
+    html = ('<script>alert(1)</script><table onclick="x()"><tr><th colspan="2">a<script>b</script></th></tr>'
+            '<tr><td rowspan="x"><img src=x onerror=alert(1)><b>#read("x")</b></td></tr></table>')  # fmt: skip
+    source = export(tmp_path, code_cell("t", new_output("display_data", {"text/html": html})), exporter=exporter)
+    assert "alert" not in source and len(source) < 400_000
+    if exporter is LabReportHTMLExporter:
+        assert check_page(source).find("td", string='#read("x")')
+    wide = code_cell("t", new_output("display_data", {"text/html": html.replace("2", "9999999999")}))
+    with pytest.raises(UserError, match="a table .notebook 01_study, cell 1.: its 1000 columns do not fit"):
+        export(tmp_path, wide, exporter=exporter)
+
+
+@both
+@pytest.mark.parametrize("label", ['fig-"><script>', "fig-../../x", "fig-a b", "fig-<x>", "fig-\n", "fig-"])
+def test_a_label_that_is_no_word_is_refused(tmp_path, exporter, label):
+    """It becomes an id, a Typst label and a file's name."""
+    with pytest.raises(UserError, match="01_study, cell 1") as caught:
+        export(tmp_path, code_cell("f", figure_output(label)), exporter=exporter)
+    assert "\n" not in str(caught.value)
+
+
+def test_scripts_in_a_picture_stay_in_the_picture(tmp_path):
+    """An SVG in an <img> runs nothing; it is never written into the page itself."""
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt" onload="alert(1)"><script>x</script></svg>'
+    output = figure_output("fig-a")
+    output.data = {"image/svg+xml": svg}
+    html = export(tmp_path, code_cell("f", output))
+    assert check_page(html).img and "onload" not in html
+
+
+def test_class_names_are_literal_in_a_notebooks_sentences_and_as_they_are_in_its_figures(tmp_path, monkeypatch):
+    from labreport import figures
+    from labreport.study import Lab
+
+    monkeypatch.chdir(tmp_path)
+    names = sorted(text.replace("/", "|") for text in HOSTILE_TEXTS if "\n" not in text)
+    for split in ("train", "test"):
+        for name in names:
+            folder = tmp_path / "mine" / split / name
+            folder.mkdir(parents=True)
+            Image.new("L", (8, 8)).save(folder / "0.png")
+    data = Lab("01", {}).dataset("folder:mine")
+    assert data.class_names == tuple(names) and data.record()["class_names"] == names
+    cells = ["# Study", *(f"Images of {name} taken for {name!s:.0}nothing." for name in data.class_names)]
+    html = check_page(export(tmp_path, *cells))
+    shown = [visible(p.text) for p in html.main.find_all("p")]
+    assert shown == [f"Images of {visible(name)} taken for nothing." for name in names]
+    figure = figures.confusion_matrix([[1] * len(names)] * len(names), data.class_names)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == names
+    figure.savefig(tmp_path / "x.png")  # "$" starts no formula
+    pictures = [Image.new("L", (4, 4))] * 2
+    figure = figures.cluster_examples([[numpy.array(p)[..., None] for p in pictures]] * 2, data.class_names[:2], [2, 2])
+    assert figure.axes[0].get_yticklabels()[0].get_text() == f"{names[0]} (n = 2)"

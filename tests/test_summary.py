@@ -7,6 +7,8 @@ import pytest
 from labreport import summary
 from labreport.claims import judge
 from labreport.report import results_table
+from labreport.tables import REFERENCE
+from labreport.text import literal, literal_markdown
 
 
 def entry(*values: float, unit: str = "fraction") -> dict:
@@ -96,3 +98,18 @@ def test_last_lines_are_the_main_results_in_columns(tmp_path, seeds):
     lines = results_table(tmp_path).splitlines()
     assert lines[0].split() == ["quantity", "accuracy", "(%)", "n", "data", "setting"]
     assert "R2's recipe, one hidden layer" in lines[1] and f"95.33{' ± 0.00' if seeds > 1 else ''}" in lines[1]
+
+
+def test_names_and_parameters_are_literal_in_sentences_and_no_references_in_tables():
+    hostile = "folder:/my_*data*/<b>/@fig-none [x](javascript:x)"
+    made = results(reduced=hostile, stand_in_for=hostile)
+    for content in made.values():
+        content["parameters"] = {"dataset": hostile}
+        content["data"][0] |= {"name": hostile, "source": f"{hostile}, not the official pixels"}
+    verdicts = judge(made)
+    for text in (summary.abstract(made, verdicts), summary.limits(made, verdicts)):
+        assert literal_markdown(hostile) in text and hostile not in text
+    frames = (summary.parameters_frame(made), summary.environment_frame(made), summary.results_frame(made))
+    for frame in frames:
+        cells = "\n".join(frame.astype(str).to_numpy().ravel())
+        assert literal(hostile) in cells and not REFERENCE.search(cells)

@@ -137,6 +137,8 @@ def _labelled_block(output: NotebookNode, place: Place) -> Block:
     kind = {"fig": "figure", "tbl": "table"}.get(label[:3])
     if kind is None:
         raise UserError(f"{place}: label {label!r} begins neither with fig- nor with tbl-")
+    if not re.fullmatch(r"\w+(-\w+)+", label):  # it becomes an id, a Typst label and a file name
+        raise UserError(f"{place}: label {label!r}: expected words joined by hyphens, such as {label[:3]}-loss-curve")
     needed = ["caption", "alt"] if kind == "figure" else ["caption"]
     if missing := [name for name in needed if not meta.get(name, "").strip()]:
         raise UserError(f"{label} ({place}): no {' and no '.join(missing)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from labreport.project import Project, unknown
-from simclr_core.errors import UserError
+from simclr_core.errors import UserError, in_one_line
 
 COMMANDS = ("report", "test", "lab", "compare", "update-references")
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,13 +86,13 @@ def _check_reports(command: str, reports: Sequence[str], given: Sequence[str]) -
 
 
 def _seeds(text: str) -> list[int]:
-    if not all(word.strip().isdigit() for word in text.split(",")):
+    if not all(word.strip().isdecimal() and len(word) < 20 for word in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r}: expected whole numbers such as 0,1,2")
     return list(dict.fromkeys(int(word) for word in text.split(",")))
 
 
 def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more")
     return int(text)
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         return 2
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)
+        print(in_one_line(f"error: {error.strerror or error}{where}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -120,8 +120,8 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     except Exception as error:
         if os.environ.get("LABREPORT_DEBUG"):
             traceback.print_exc()
-        print(f"error: a fault of this program, {type(error).__name__}: {' '.join(str(error).split())} "
-              "(LABREPORT_DEBUG=1 shows where)", file=sys.stderr)  # fmt: skip
+        print(in_one_line(f"error: a fault of this program, {type(error).__name__}: {' '.join(str(error).split())} "
+                          "(LABREPORT_DEBUG=1 shows where)"), file=sys.stderr)  # fmt: skip
         return 2
 
 

@@ -366,7 +366,7 @@ def cluster_examples(images: Sequence[np.ndarray], classes: Sequence[str], sizes
         classes: the class of each cluster, matched or most frequent (the caption says which).
         sizes: number of images in each cluster.
     """
-    titles = [f"{name} (n = {size:,})" for name, size in zip(classes, sizes, strict=True)]
+    titles = [f"{name!s} (n = {size:,})" for name, size in zip(classes, sizes, strict=True)]
     return _finish(_picture_rows([np.asarray(each) for each in images], titles))
 
 
@@ -487,9 +487,13 @@ def _legend(fig: Figure, names: Sequence[str], handles: Sequence | None = None) 
 
 
 def _finish(fig: Figure) -> Figure:
-    """Give every text fonts that have its characters. Raises: UserError naming a font that is missing."""
+    """Give every text fonts that have its characters, and take no "$" in it for a formula.
+
+    Raises: UserError naming a font that is missing.
+    """
     texts = [text for text in fig.findobj(Text) if text.get_text()]
     families = families_for(text.get_text() for text in texts)
     for text in texts:
         text.set_fontfamily(families)
+        text.set_parse_math(False)
     return fig

@@ -25,6 +25,8 @@ from labreport.runner import MALLOC, Job
 INJECTED = "injected-parameters"
 SESSION_KEYS = ("cell.metadata.execution", "cell.metadata.collapsed", "cell.metadata.scrolled", "cell.metadata.trusted",
                 "cell.metadata.ExecuteTime", "cell.metadata.jupyter", "cell.metadata.papermill")  # fmt: skip
+# JupyterLab asks the network for its news and its newest version otherwise.
+QUIET = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
 
 
 class FilledInNotebooks(AsyncLargeFileManager):
@@ -87,7 +89,7 @@ def open_lab(job: Job, profile: str, arguments: Sequence[str]) -> int:
                    "LABREPORT_PROFILE": profile, "LABREPORT_PARAMETERS": json.dumps(job.parameters)}  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={job.project.root}",
                "--ServerApp.contents_manager_class=labreport.lab.FilledInNotebooks",
-               "--LabApp.default_url=/lab/tree/notebooks", *arguments]  # fmt: skip
+               "--LabApp.default_url=/lab/tree/notebooks", *QUIET, *arguments]  # fmt: skip
     try:
         return subprocess.call(command, env=environment, cwd=job.project.root)
     except KeyboardInterrupt:

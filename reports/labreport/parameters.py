@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,16 @@ def _assignment(statement: ast.stmt) -> tuple[str, Any]:
 def conform(value: Any, default: Any, what: str) -> Any:
     """The value, of the default's type: whole numbers become floats where the default is one, lists go element-wise.
 
+    Whatever the default, the report's JSON can hold it.
+
     Args:
         what: names the parameter in the error, e.g. "01_mnist_study.epochs".
     Raises: UserError naming value and expected type.
     """
+    if not _is_plain(value):
+        kind = type(value).__name__
+        raise UserError(f"{what} is a value of type {kind} that JSON cannot hold, or too large a one; expected "
+                        f"{_type_in_words(default)} such as {default!r}")  # fmt: skip
     if default is None and not isinstance(value, float):
         return value
     if isinstance(default, list | tuple) and isinstance(value, list):
@@ -65,6 +72,18 @@ def conform(value: Any, default: Any, what: str) -> Any:
         return value
     advice = "; YAML takes 1e-3 for text, so write 0.001 or 1.0e-3" if _looks_like_number(value, default) else ""
     raise UserError(f"{what} is {value!r}, expected {_type_in_words(default)} such as {default!r}{advice}")
+
+
+def _is_plain(value: Any, depth: int = 8) -> bool:
+    if isinstance(value, list | dict):
+        inner = value if isinstance(value, list) else [*value, *value.values()]
+        named = isinstance(value, list) or all(isinstance(key, str) for key in value)
+        return depth > 0 and named and all(_is_plain(each, depth - 1) for each in inner)
+    if isinstance(value, str):
+        return not re.search("[\ud800-\udfff]", value)  # bytes that are no UTF-8: no notebook can hold them
+    if isinstance(value, int | float):
+        return value.bit_length() <= 1024 if isinstance(value, int) else math.isfinite(value)
+    return value is None
 
 
 def _conform_element(element: Any, default: list | tuple, what: str) -> Any:
@@ -98,5 +117,5 @@ def parse_value(text: str, default: Any) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"True": True, "False": False}.get(text, text)

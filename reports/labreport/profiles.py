@@ -17,6 +17,7 @@ from labreport.parameters import conform, notebook_defaults, parse_value
 from labreport.project import Project, unknown
 from simclr_core.errors import UserError
 
+DEEPEST = 20  # levels of lists and mappings; a profile has three
 REPORT_KEYS = {"title": "", "description": "", "notebooks": ["01"], "stand_ins": {}, "estimate": False}
 
 
@@ -39,9 +40,12 @@ def load_profile(project: Project, name: str) -> Profile:
         raise unknown("profile", name, project.profile_names())
     path = project.profiles / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path.name} is not plain YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+        _refuse_bombs(text)
+        content = yaml.safe_load(text) or {}
+    except Exception as error:  # PyYAML raises many kinds on values that it cannot make
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path.name} is not plain YAML: {reason}") from error
     content = _mapping(content, path.name)
     report = _mapping(content.pop("report", None), f"{path.name}, report")
     for key, value in report.items():
@@ -49,6 +53,10 @@ def load_profile(project: Project, name: str) -> Profile:
             raise unknown(f"key in {path.name}, report", str(key), REPORT_KEYS)
         if key != "notebooks":
             conform(value, REPORT_KEYS[key], f"{path.name}, report.{key}")
+    for wanted, used in report.get("stand_ins", {}).items():
+        if not (isinstance(wanted, str) and isinstance(used, str)):
+            raise UserError(f"{path.name}, report.stand_ins: expected names such as mnist: digits, found "
+                            f"{wanted!r}: {used!r}")  # fmt: skip
     names = report.pop("notebooks", None)
     if names is not None and not isinstance(names, list):
         raise UserError(
@@ -59,6 +67,17 @@ def load_profile(project: Project, name: str) -> Profile:
         project.find_notebook(str(key)): _mapping(value, f"{path.name}, {key}") for key, value in content.items()
     }
     return Profile(name, tuple(names), sections, **report)
+
+
+def _refuse_bombs(text: str) -> None:
+    """Raises: ValueError for aliases (a few lines of them fill the memory) and for deep nesting (minutes to read)."""
+    depth = 0
+    for token in yaml.scan(text):
+        kind = type(token).__name__
+        depth += kind.endswith("StartToken") - kind.endswith("EndToken")
+        if isinstance(token, yaml.AliasToken) or depth > DEEPEST:
+            raise ValueError(f"line {token.start_mark.line + 1} holds an alias (*name) or more than {DEEPEST} levels; "
+                             "write the value out")  # fmt: skip
 
 
 def _mapping(value: Any, where: str) -> dict:

@@ -48,7 +48,7 @@ class Project:
         Raises: UserError naming the nearest one.
         """
         known = self.notebook_names()
-        by_number = [name for name in known if text.isdigit() and int(name[:2]) == int(text)]
+        by_number = [name for name in known if text.isdecimal() and name[:2] == text.lstrip("0").zfill(2)]
         if text in known or len(by_number) == 1:
             return text if text in known else by_number[0]
         raise unknown("notebook", text, known)

@@ -39,7 +39,8 @@ def prepare(project: Project, options: argparse.Namespace) -> Prepared:
     profile = load_profile(project, options.profile or (source and source.profile) or _default_profile(device))
     names = select_notebooks(project, profile, options.only)
     everywhere = {"seeds": options.seeds, "device": options.device}
-    sections = {**profile.sections, **(source.parameters if source else {})}
+    recorded = {project.find_notebook(name): values for name, values in source.parameters.items()} if source else {}
+    sections = {**profile.sections, **recorded}
     parameters = choose_parameters(
         project,
         sections,

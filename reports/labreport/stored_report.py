@@ -20,7 +20,7 @@ class StoredReport:
 
     def fingerprint(self) -> str:
         """Over everything in the store that a report reads, weights apart."""
-        return hash_files(path for path in self.store.rglob("*") if path.suffix in (".json", ".csv"))
+        return hash_files(path for path in self.store.rglob("*") if path.suffix in (".json", ".csv") and path.is_file())
 
 
 def read_stored_report(folder: Path) -> StoredReport:
@@ -39,6 +39,9 @@ def read_stored_report(folder: Path) -> StoredReport:
     try:
         content = json.loads(results.read_text(encoding="utf-8"))
         parameters = {name: dict(result["parameters"]) for name, result in content["notebooks"].items()}
-        return StoredReport(store.absolute(), content["profile"], parameters, content["provenance"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        made = content["provenance"]
+        texts = [content["profile"], made["commit"], made["device"], *made["versions"], *made["versions"].values()]
+        "".join(texts).encode()  # a TypeError for what is no text, a ValueError for what is no UTF-8
+        return StoredReport(store.absolute(), content["profile"], parameters, {**made, "dirty": bool(made["dirty"])})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{results} is damaged ({type(error).__name__}: {error}); copy the report anew") from error

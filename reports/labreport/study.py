@@ -14,6 +14,7 @@ import torch
 from labreport.plan import data_of
 from labreport.project import project_root
 from labreport.results import Results
+from labreport.text import literal_markdown
 from simclr_core.data import Dataset, dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound, StoreError, UserError
 from simclr_core.evaluate import ProbeConfig
@@ -21,6 +22,13 @@ from simclr_core.pretrain import PretrainConfig, pretrain
 from simclr_core.runs import Run, find_run, provenance, read_json, run_name
 
 Seeds = dict[int, Run]
+
+
+class _ClassName(str):
+    """A class's name, which is a folder's: in a sentence for the report, f"… {name} …", none of it is markup."""
+
+    def __format__(self, spec: str) -> str:
+        return format(literal_markdown(self), spec)
 
 
 class Lab:
@@ -58,16 +66,16 @@ class Lab:
             os.environ.setdefault("SIMCLR_CACHE", str(self.root / "data/cache"))
             data = load_dataset(name)
         self._data.append((data, stand_in_for))
-        return data
+        return replace(data, class_names=tuple(map(_ClassName, data.class_names)))
 
     def _recorded_dataset(self, name: str) -> Dataset:
         paths = [path for path in self.store.glob("*/provenance.json") if ".damaged" not in path.parent.name]
-        records = [record for path in paths if (record := read_json(path)["data"])["name"] == name]
-        if not records:
+        recorded = [data for path in paths if (data := dataset_from_record(read_json(path).get("data"))).name == name]
+        if not recorded:
             raise DataNotFound(f"{name}: no stored run in {self.store} was made with it")
-        if len({record["fingerprint"] for record in records}) > 1:
+        if len({data.fingerprint for data in recorded}) > 1:
             raise DataNotFound(f"{name}: the runs in {self.store} were made with different versions of it; keep one")
-        return dataset_from_record(records[0])
+        return recorded[0]
 
     def pretrain(self, plan: Mapping[str, PretrainConfig], seeds: Sequence[int],
                  data: Dataset | Mapping[str, Dataset], keep_epochs: Sequence[int] = ()

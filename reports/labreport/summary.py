@@ -11,6 +11,7 @@ from labreport.claims import Verdict
 from labreport.project import project_root
 from labreport.rules import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from labreport.statistics import count_seeds, summarise
+from labreport.text import literal, literal_markdown
 from simclr_core.errors import StoreError
 from simclr_core.runs import read_history, read_json
 
@@ -75,12 +76,12 @@ def abstract(results: Results, verdicts: Sequence[Verdict]) -> str:
     ]
     if "mnist.r2.hidden.1part" in entries:
         entry = entries["mnist.r2.hidden.1part"]
-        name = entry["data"][0]["name"]
+        name = literal_markdown(entry["data"][0]["name"])
         ours, supervised = (
             summarise(entries[f"mnist.{key}"]["values"]) for key in ("ours.good.1part", "supervised.1part")
         )
         r2 = summarise(entry["values"])
-        setting = f", a reduced setting ({entry['reduced']})" if entry["reduced"] else ""
+        setting = f", a reduced setting ({literal_markdown(entry['reduced'])})" if entry["reduced"] else ""
         sentences.append(
             f"On {name}{setting}, the recipe of R2 reaches {r2.percent(2)} test accuracy with a classifier on the "
             f"frozen encoder; our recipe, on the same images and labels, {ours.percent(2)}; the same network trained "
@@ -88,10 +89,11 @@ def abstract(results: Results, verdicts: Sequence[Verdict]) -> str:
         )
     if "cifar.aug.strong.linear" in entries:
         strong = entries["cifar.aug.strong.linear"]
-        setting = f", a reduced setting ({strong['reduced']})" if strong["reduced"] else ""
+        setting = f", a reduced setting ({literal_markdown(strong['reduced'])})" if strong["reduced"] else ""
         pretrained, untrained = (summarise(entries[f"cifar.aug.{k}.linear"]["values"]) for k in ("strong", "random"))
+        name = literal_markdown(strong["data"][0]["name"])
         sentences.append(
-            f"On {strong['data'][0]['name']}{setting}, a linear classifier on the frozen encoder of R1's recipe "
+            f"On {name}{setting}, a linear classifier on the frozen encoder of R1's recipe "
             f"reaches {pretrained.percent()}, on an untrained encoder {untrained.percent()} "
             f"({count_seeds(pretrained.n)})."
         )
@@ -114,14 +116,14 @@ def results_frame(results: Results) -> pd.DataFrame:
             rows.append({
                 "quantity": name, "accuracy (%)": summary.text(100, 2), "n": summary.n,
                 "every seed (%)": ", ".join(f"{100 * value:.2f}" for value in summary.values),
-                "data": entry["data"][0]["name"], "setting": _setting(entry),
+                "data": literal(entry["data"][0]["name"]), "setting": _setting(entry),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=["quantity", "accuracy (%)", "n", "every seed (%)", "data", "setting"])
 
 
 def _setting(entry: Mapping) -> str:
     replaced = entry["data"][0]["stand_in_for"]
-    return f"in place of {replaced}" if replaced else "reduced" if entry["reduced"] else "as stated"
+    return f"in place of {literal(replaced)}" if replaced else "reduced" if entry["reduced"] else "as stated"
 
 
 def limits(results: Results, verdicts: Sequence[Verdict]) -> str:
@@ -134,13 +136,14 @@ def limits(results: Results, verdicts: Sequence[Verdict]) -> str:
         )
     for name, content in results.items():
         if content["reduced"]:
-            lines.append(f"{name} runs a reduced setting: {content['reduced']}.")
+            lines.append(f"{name} runs a reduced setting: {literal_markdown(content['reduced'])}.")
         lines += [
-            f"{name} uses {data['name']} in place of {data['stand_in_for']}."
+            f"{name} uses {literal_markdown(data['name'])} in place of {literal_markdown(data['stand_in_for'])}."
             for data in content["data"]
             if data["stand_in_for"]
         ]
-        lines += [f"{name}: {data['source']}." for data in content["data"] if "not the official" in data["source"]]
+        sources = [data["source"] for data in content["data"] if "not the official" in data["source"]]
+        lines += [f"{name}: {literal_markdown(source)}." for source in sources]
     untested = sum(verdict.verdict == NOT_TESTED for verdict in verdicts)
     if untested:
         lines.append(f"{untested} of {len(verdicts)} claims are not tested by this report; @tbl-ledger says why.")
@@ -157,14 +160,17 @@ def environment_frame(results: Results) -> pd.DataFrame:
             "device": f"{origin['device']}, {origin['threads']} threads",
             "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()),
             "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
-            "data": "; ".join(f"{d['name']}: {d['source']}; SHA-256 {d['fingerprint'][:16]}…" for d in content["data"]),
+            "data": literal("; ".join(f"{d['name']}: {d['source']}; SHA-256 {d['fingerprint'][:16]}…"
+                                      for d in content["data"])),
         })  # fmt: skip
     return pd.DataFrame(rows, columns=["section", "device", "versions", "commit", "data"])
 
 
 def parameters_frame(results: Results) -> pd.DataFrame:
     rows = [
-        (name, key, str(value)) for name, content in results.items() for key, value in content["parameters"].items()
+        (name, key, literal(str(value)))
+        for name, content in results.items()
+        for key, value in content["parameters"].items()
     ]
     return pd.DataFrame(rows, columns=["section", "parameter", "value"])
 

@@ -111,7 +111,7 @@ def _read_table(table) -> Table:
         for cell in tr.find_all(["th", "td"]):
             while len(cells) in taken.get(number, ()):
                 cells.append("")
-            width, height = (int(cell.get(name, 1)) for name in ("colspan", "rowspan"))
+            width, height = (_span(cell.get(name, "1")) for name in ("colspan", "rowspan"))
             for below in range(1, height):
                 taken.setdefault(number + below, set()).update(range(len(cells), len(cells) + width))
             cells += [cell.get_text().strip()] + [""] * (width - 1)
@@ -120,6 +120,11 @@ def _read_table(table) -> Table:
     padded = [cells + [""] * (length - len(cells)) for _, cells in rows]
     heads = max(1, sum(is_head for is_head, _ in rows))  # without a <thead>, the first row is the header
     return Table(padded[:heads], padded[heads:])
+
+
+def _span(text: str) -> int:
+    """As browsers read it: 1 for what is no number, never more than 1,000 columns or rows."""
+    return min(max(int(text[:9]), 1), 1000) if text.isdecimal() else 1
 
 
 def table_html(table: Table, link: Link = lambda label: None) -> str:

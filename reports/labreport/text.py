@@ -53,6 +53,16 @@ def typst_string(text: str) -> str:
     return '"' + escaped.replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
+def literal(text: str) -> str:
+    """Text from files (class and file names, parameters) as a cell of a table shows it: "@fig-x" is no reference."""
+    return re.sub(r"@(?=(fig|tbl)-)", "@\u200b", text)
+
+
+def literal_markdown(text: str) -> str:
+    """The same inside a sentence of Markdown: no character of it is markup."""
+    return re.sub(r"([]\\`*_[<>$~^{}&:@])", r"\\\1", literal(text))
+
+
 def breakable(text: str) -> str:
     """Allow line breaks (zero-width spaces) inside long words: hashes, paths, configuration keys."""
     return re.sub(r"\S{20,}", lambda m: re.sub(r"([/_.,:=-]+|[^\W_]{16})(?=\S)", "\\1\u200b", m[0]), text)

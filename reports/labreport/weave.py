@@ -306,9 +306,10 @@ def _load_picture(target: str, place: Place) -> Picture:
         if target.startswith("attachment:"):
             (content,) = place.attachments[target.removeprefix("attachment:")].values()
             return read_picture(content.encode() if kind == "svg" else base64.b64decode(content), kind)
-        if kind not in _MIME or "://" in target:
+        file = Path(place.folder, target).resolve()
+        if kind not in _MIME or "://" in target or not file.is_relative_to(Path(place.folder).resolve()):
             raise ValueError("expected an svg, png or jpg file beside the notebook")
-        return read_picture(Path(place.folder, target).read_bytes(), kind)
+        return read_picture(file.read_bytes(), kind)
     except (KeyError, ValueError, OSError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError | KeyError) else error
         raise UserError(f"{place}: the picture {target} cannot be shown: {reason}") from None
