@@ -26,13 +26,13 @@ from simclr_core.model import ENCODERS, HEADS, build_encoder, build_projection_h
 from simclr_core.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
 from simclr_core.runs import (
     Run,
+    adopt_run,
     config_record,
     file_sha256,
     find_run,
     finish_run,
     kept_name,
     read_checksummed,
-    reopen_run,
     run_name,
     set_aside,
     write_atomically,
@@ -208,7 +208,8 @@ def pretrain(
             raise UserError("device 'cuda' was asked for but there is no CUDA GPU here; use device 'cpu'")
         _ = data.train.images  # a data set without its images says so before anything is written
         if stored:
-            reopen_run(stored)
+            _train_again(stored, data, keep_epochs, progress)
+            return stored
         write_json(run.path / "config.json", config.identity())
         if config.objective == "none":
             _save_weights(run, "encoder.safetensors", config.build_encoder(data.record()))
@@ -225,6 +226,14 @@ def _keeps(run: Run, epochs: Sequence[int]) -> bool:
         return True
     wanted = [kept_name(epoch) for epoch in epochs if epoch < run.config.epochs]
     return not (run.path / "encoder.safetensors").is_file() or all((run.path / w).is_file() for w in wanted)
+
+
+def _train_again(run: Run, data: Dataset, keep_epochs: Sequence[int], progress) -> None:
+    """Train a finished run once more, beside it, for the encoders of more epochs; it stays finished meanwhile."""
+    kept = {epoch for epoch in range(1, run.config.epochs) if (run.path / kept_name(epoch)).is_file()}
+    again = Run(run.path.parent / ".again" / run.name, run.config)
+    _Training(again, data, kept | set(keep_epochs), progress).train()
+    adopt_run(run, again, data.record(), torch.get_num_threads())
 
 
 def _save_weights(run: Run, name: str, module: nn.Module) -> str:

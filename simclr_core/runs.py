@@ -3,6 +3,7 @@
 runs/<dataset>-<encoder>-<augmentation>-<head>-<hash>/
     config.json  history.csv  encoder.safetensors  projection_head.safetensors  encoder-<epoch>.safetensors
     checkpoint.pt (while unfinished)  provenance.json (written last: the run is finished)  <evaluation>-<hash>.json
+runs/.again/<run>/: a finished run on its second training, for encoders of more epochs (adopt_run)
 """
 
 import base64
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import zlib
@@ -240,7 +242,8 @@ class Run:
             compute: called without arguments when there is no stored result; returns JSON types.
         Raises: StoreError for other data than the run's.
         """
-        if self.record["data"]["fingerprint"] != data.fingerprint:
+        record = self.record
+        if record["data"]["fingerprint"] != data.fingerprint:
             raise StoreError(f"{self.name} was made with other data than this {data.name}; evaluate it on its own")
         path = self.path / f"{kind}-{_checksum({'config': config, 'method': METHOD_VERSION})[:12]}.json"
         if path.is_file():
@@ -250,7 +253,9 @@ class Run:
                 set_aside(path, str(error))
         result = compute()
         origin = provenance(self.config.device)
-        write_json(path, {"kind": kind, "config": config, "result": result, "provenance": origin})
+        weights = "encoder.safetensors"
+        if self.record["files"].get(weights) == record["files"].get(weights):  # else it is of weights now replaced
+            write_json(path, {"kind": kind, "config": config, "result": result, "provenance": origin})
         return result
 
 
@@ -285,10 +290,31 @@ def find_run(config, fingerprint: str, store: str | Path, mend: bool = False) ->
     return run
 
 
-def reopen_run(run: Run) -> None:
-    """Before a finished run is trained again: it is not finished now, and its evaluations belong to the old weights."""
-    for path in [run.path / "provenance.json", *run.path.glob("*-????????????.json")]:
-        path.unlink(missing_ok=True)
+def adopt_run(run: Run, again: Run, data_record: dict, threads: int) -> None:
+    """Take over what a second training of a finished run left in `again`, whose folder is removed.
+
+    With the same weights to the bit only the kept encoders are new, and every evaluation stays valid; with others (a
+    GPU, another version of torch) the run is replaced, and the evaluations of the weights before are deleted.
+    """
+    record = run.record
+    files = {path.name: file_sha256(path) for path in again.path.glob("*.safetensors")}
+    weights = ("encoder.safetensors", "projection_head.safetensors")
+    if all(record["files"].get(name) == files[name] for name in weights):
+        write_json(run.path / "provenance.json", {**record, "files": {**record["files"], **files}})
+        moved = sorted(files.keys() - set(weights))
+    else:
+        print(f"{run.name}: trained again for kept epochs it has other weights; evaluations are made anew",
+              file=sys.stderr)  # fmt: skip
+        for path in [run.path / "provenance.json", *run.path.glob("*-????????????.json")]:
+            path.unlink(missing_ok=True)
+        moved = [*files, "history.csv"]
+    for name in moved:
+        if (run.path / name).is_dir():
+            set_aside(run.path / name, f"{run.path / name} is damaged (a folder)")
+        os.replace(again.path / name, run.path / name)
+    if not (run.path / "provenance.json").exists():
+        finish_run(run, data_record, threads)
+    shutil.rmtree(again.path)
 
 
 def finish_run(run: Run, data_record: dict, threads: int) -> None:
