@@ -1,5 +1,10 @@
 """What went wrong, in one line for the person at the keyboard."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # torch on CUDA, on a CPU; cuBLAS and cuDNN
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used; the message names it, what was expected and what to do."""
@@ -11,3 +16,17 @@ class DataNotFound(UserError):
 
 class StoreError(UserError):
     """The run store cannot be read or written (permissions, full disk, damaged file)."""
+
+
+@contextmanager
+def enough_memory(doing: str, advice: str) -> Iterator[None]:
+    """Within the block an allocation that fails, on a CPU or a GPU, becomes one line with the advice.
+
+    Raises: UserError; other errors as they are.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, and not always raised
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        raise UserError(f"out of memory {doing}; {advice}") from error

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from simclr_core.augment import VIEW_RECIPES, make_views, view_recipe
 from simclr_core.data import Dataset
-from simclr_core.errors import UserError
+from simclr_core.errors import UserError, enough_memory
 from simclr_core.loss import nt_xent_loss
 from simclr_core.model import ENCODERS, HEADS, build_encoder, build_projection_head
 from simclr_core.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
@@ -200,7 +200,7 @@ def pretrain(
     stored = find_run(config, data.fingerprint, store)
     if stored and _keeps(stored, keep_epochs):  # looked at first: a store that is only read needs no lock
         return stored
-    with writer_lock(Path(store), run.name):
+    with writer_lock(Path(store), run.name), _memory_for(config):
         stored = find_run(config, data.fingerprint, store, mend=True)
         if stored and _keeps(stored, keep_epochs):
             return stored
@@ -226,6 +226,17 @@ def _keeps(run: Run, epochs: Sequence[int]) -> bool:
         return True
     wanted = [kept_name(epoch) for epoch in epochs if epoch < run.config.epochs]
     return not (run.path / "encoder.safetensors").is_file() or all((run.path / w).is_file() for w in wanted)
+
+
+def _memory_for(config: PretrainConfig):
+    """Memory that runs out is told with the batch and what to change; checkpoints of an unfinished run stay."""
+    held = config.micro_batch or config.batch_size
+    return enough_memory(
+        f"pre-training {config.label()} on {config.device} with batch_size {config.batch_size}, the activations of "
+        f"{held} images at once",
+        f"try micro_batch {max(2, held // 4)} (same loss and gradient, batch normalisation apart), a smaller "
+        f"batch_size, or a smaller width than {config.width:g}",
+    )
 
 
 def _train_again(run: Run, data: Dataset, keep_epochs: Sequence[int], progress) -> None:
@@ -466,11 +477,12 @@ def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> f
     images = config.images[1] - config.images[0]
     one_image = pretrain_flops(config, data) / images / config.epochs
     few = config.batch_size if config.device == "cuda" else min(config.batch_size, max(2, int(TRIAL_FLOP / one_image)))
-    training = _Training(Run(Path("estimate"), replace(config, batch_size=few, images=(0, few))), data, (), None)
-    seconds = []
-    for k in range(steps + 1):
-        started = time.perf_counter()
-        x_i, x_j = make_views(training.images, training.recipe, training.mean, training.std, generator(0, "views", k))
-        training.step(x_i, x_j).item()
-        seconds.append(time.perf_counter() - started)
+    trial, seconds = replace(config, batch_size=few, images=(0, few)), []
+    with _memory_for(trial):
+        training = _Training(Run(Path("estimate"), trial), data, (), None)
+        for k in range(steps + 1):
+            started = time.perf_counter()
+            views = generator(0, "views", k)
+            training.step(*make_views(training.images, training.recipe, training.mean, training.std, views)).item()
+            seconds.append(time.perf_counter() - started)
     return min(seconds[1:]) / few * images * config.epochs

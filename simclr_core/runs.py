@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import nn
 
-from simclr_core.errors import StoreError
+from simclr_core.errors import StoreError, enough_memory
 
 if TYPE_CHECKING:
     from simclr_core.data import Dataset
@@ -251,7 +251,10 @@ class Run:
                 return read_json(path)["result"]
             except StoreError as error:
                 set_aside(path, str(error))
-        result = compute()
+        size = f" with batch_size {config['batch_size']}" if "batch_size" in config else ""
+        advice = "try a smaller batch_size" if size else "try fewer labelled images"
+        with enough_memory(f"in {kind} of {self.name}{size}", f"{advice}, or an encoder of smaller width"):
+            result = compute()
         origin = provenance(self.config.device)
         weights = "encoder.safetensors"
         if self.record["files"].get(weights) == record["files"].get(weights):  # else it is of weights now replaced
