@@ -90,6 +90,17 @@ def test_a_failed_notebook_gives_status_1_and_a_report_that_shows_it(root, capsy
     assert "failed: 01_first" in capsys.readouterr().out
 
 
+def test_a_dead_kernel_is_named_and_does_not_stop_the_other_notebooks(root, capsys):
+    write_notebook(root / "notebooks/01_first.ipynb", *study_cells("01_first", "import os; os._exit(3)"))
+    assert main(["--profile", "tiny"], root) == 1
+    said = capsys.readouterr().out
+    assert "01_first: failed after" in said
+    assert "the kernel died in cell 4 of 4, ended with exit status 3: if memory ran out" in said
+    assert "02_second: executed" in said and "99_summary: executed" in said
+    assert "failed: 01_first;" in said
+    assert [bool(section.error) for section in _render.sections] == [True, False, False]
+
+
 def test_missing_data_are_replaced_or_required(root, capsys, monkeypatch):
     write_profile(root, "real", "report: {stand_ins: {mnist: digits}}\n01_first: {dataset: mnist}\n")
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [])
