@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from labreport.execution import Execution
 from labreport.parameters import notebook_defaults
 from labreport.progress import Reporter, Watched, in_words
 from labreport.project import Project, is_summary
+from labreport.scratch import scratch_folder
 
 TICK_SECONDS = 0.25
 # glibc: keep freed memory, so that training does not fault its pages in again each step (1.2 to 1.7 times faster here)
@@ -83,7 +83,7 @@ def execute_notebooks(job: Job, runs_to_train: Mapping[str, int], reporter: Repo
     for stale in (job.output / "results").glob("*.json"):
         stale.unlink()
     errors: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="labreport-") as scratch:
+    with scratch_folder() as scratch:
         for last in (False, True):
             names = [name for name in job.parameters if is_summary(name) == last]
             write_results(job, errors)
@@ -95,7 +95,7 @@ def execute_notebooks(job: Job, runs_to_train: Mapping[str, int], reporter: Repo
                     reporter.say(f"{name}: unchanged, executed before")
                     errors[name] = ""
                 else:
-                    changed[name] = _watched(job, name, Path(scratch), runs_to_train.get(name, 0))
+                    changed[name] = _watched(job, name, scratch, runs_to_train.get(name, 0))
             errors |= _execute_all(job, changed, keys, reporter)
         write_results(job, errors)
     return {name: errors[name] for name in job.parameters}
