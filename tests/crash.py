@@ -13,7 +13,6 @@ undisturbed ones, leftovers are looked for, and the next round starts from nothi
 import argparse
 import compileall
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from same_results import difference, same_results, weights
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("run_all.sh", "pyproject.toml", "notebooks", "simclr_core", "reports/labreport")
@@ -159,21 +159,8 @@ def checkout(**settings) -> Iterator[Checkout]:
 
 
 def results(checkout: Checkout, profile: str | None = None) -> dict[str, Any]:
-    """results.json without what depends on the clock: measures in seconds, and the checksum over them."""
-    report = checkout.report.with_name(profile or checkout.profile)
-    content = json.loads((report / "results.json").read_text())
-    for notebook in content["notebooks"].values():
-        del notebook["sha256"]
-        timed = [key for key, measure in notebook["measures"].items() if measure["unit"] == "seconds"]
-        for key in timed:
-            del notebook["measures"][key]
-    return content
-
-
-def weights(checkout: Checkout) -> dict[str, bytes]:
-    """<run>/<file> -> content of every weights file in the store."""
-    paths = sorted(checkout.store.glob("*/*.safetensors"))
-    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
+    """results.json without what depends on the clock."""
+    return same_results(checkout.report.with_name(profile or checkout.profile) / "results.json")
 
 
 def processes_in(folder: Path) -> dict[int, str]:
@@ -222,20 +209,10 @@ def check_locks(checkout: Checkout) -> None:
 
 def check_same(checkout: Checkout, expected: dict[str, Any], expected_weights: dict[str, bytes]) -> None:
     if (found := results(checkout)) != expected:
-        raise Broken(f"other results: {_difference(found, expected)}")
-    if (found := weights(checkout)) != expected_weights:
+        raise Broken(f"other results: {difference(found, expected)}")
+    if (found := weights(checkout.store)) != expected_weights:
         names = [name for name in found.keys() | expected_weights if found.get(name) != expected_weights.get(name)]
         raise Broken(f"other weights: {sorted(names)}")
-
-
-def _difference(found: Any, expected: Any, where: str = "") -> str:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted(found.keys() | expected.keys()):
-            if key not in found or key not in expected:
-                return f"{where}/{key} is in one alone"
-            if found[key] != expected[key]:
-                return _difference(found[key], expected[key], f"{where}/{key}")
-    return f"{where}: {found!r}, expected {expected!r}"
 
 
 # ---- killing ----------------------------------------------------------------------------------------------
@@ -247,7 +224,7 @@ def undisturbed(checkout: Checkout) -> tuple[dict[str, Any], dict[str, bytes], f
     finish(checkout, checkout.start())
     seconds = time.monotonic() - started
     wait_for_orphans(checkout.home)
-    made = results(checkout), weights(checkout), seconds
+    made = results(checkout), weights(checkout.store), seconds
     if left := temporary_files(checkout) + scratch_folders(checkout):
         raise Broken(f"undisturbed it leaves {left}")
     checkout.forget()

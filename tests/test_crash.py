@@ -80,7 +80,10 @@ def test_a_file_half_written_by_a_killed_process_does_not_stay(tiny_config, tiny
 def test_the_harness_sees_other_results_live_processes_and_held_locks(tmp_path, monkeypatch):
     made = crash.Checkout(tmp_path)
     made.report.mkdir(parents=True)
-    content = '{"failed": {}, "notebooks": {"05": {"sha256": "%s", "measures": {"a": {"unit": "%s", "values": %s}}}}}'
+    content = (
+        '{"failed": {}, "notebooks": {"05": {"sha256": "%s", "provenance": {}, "series": {}, '
+        '"measures": {"a": {"unit": "%s", "values": %s}}}}, "provenance": {}}'
+    )
     (made.report / "results.json").write_text(content % ("x", "fraction", "[0.5]"))
     expected = results(made)
     (made.report / "results.json").write_text(content % ("y", "fraction", "[0.5000000000000001]"))
