@@ -109,6 +109,33 @@ def test_missing_python_old_python_and_no_network_get_one_line(checkout):
     assert not (checkout / ".venv/run_all.stamp").exists()
 
 
+def test_locked_installs_the_lock_and_again_when_versions_have_moved_since(checkout):
+    """In the stand-in for .venv's python, `environment.py --locked` fails while the file `moved` is there."""
+    moved = checkout / "moved"
+    program(checkout / "python-of-venv", f'#!/bin/sh\ncase "$*" in *environment.py*--locked*) [ ! -e {moved} ]; exit;; '
+            '*environment.py*) exit 1;; esac\necho "python $*"\n')  # fmt: skip
+    program(checkout / "programs/uv", UV)
+    (checkout / "requirements.lock").write_text("torch==2.9.0\n")
+    assert call(checkout, "--locked").stdout.splitlines()[-1] == "python -m labreport --locked"
+    _, install = calls(checkout)
+    lock = checkout / "requirements.lock"
+    assert f"--constraint {lock} --requirement {lock} --editable {checkout}[test]" in install
+    call(checkout, "--locked")
+    assert calls(checkout) == []
+    moved.touch()
+    call(checkout)
+    assert calls(checkout) == []  # it has what is needed: left as it is
+    call(checkout, "--locked")
+    assert "--requirement" in calls(checkout)[-1]
+
+
+def test_locked_leaves_an_active_environment_to_the_check_of_its_versions(checkout):
+    program(checkout / "active/bin/python", PYTHON.format(status=0, check=0))
+    done = call(checkout, "--locked", VIRTUAL_ENV=str(checkout / "active"))
+    assert done.stdout == "python -m labreport --locked\n"
+    assert not (checkout / ".venv").exists()
+
+
 def test_help_needs_no_environment(checkout):
     for folder in ("reports/labreport", "simclr_core"):
         shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__", "fonts"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from labreport.environment import read_lock, unlocked
 from labreport.executed import Executed, execution_key
 from labreport.execution import Execution
 from labreport.parameters import notebook_defaults
@@ -108,8 +109,10 @@ def stale_notebooks(job: Job) -> list[str]:
 
 
 def _key(job: Job, name: str, errors: Mapping[str, str]) -> str:
-    """The summary also follows from the others' results and from which of them failed."""
-    others = {"errors": errors, "results": merged_results(job.output)} if is_summary(name) else {}
+    """The summary also follows from the others' results, from which of them failed, and from what is installed."""
+    others = {}
+    if is_summary(name):
+        others = {"errors": errors, "results": merged_results(job.output), "unlocked": unlocked(read_lock())}
     return execution_key(job.project.notebook(name), job.parameters[name], **job.inputs.get(name, {}), **others)
 
 
