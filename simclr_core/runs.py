@@ -18,7 +18,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -246,7 +246,14 @@ class Run:
         if record["data"]["fingerprint"] != data.fingerprint:
             raise StoreError(f"{self.name} was made with other data than this {data.name}; evaluate it on its own")
         path = self.path / f"{kind}-{_checksum({'config': config, 'method': METHOD_VERSION})[:12]}.json"
-        if path.is_file():
+        if path.is_file():  # looked at first: a store that is only read needs no lock
+            with suppress(StoreError):
+                return read_json(path)["result"]
+        with writer_lock(self.path.parent, f"{self.name}-{path.stem}"):
+            return self._evaluate(path, kind, config, record, compute)
+
+    def _evaluate(self, path: Path, kind: str, config: dict, record: dict, compute: Callable[[], dict]) -> dict:
+        if path.is_file():  # by another process meanwhile, or damaged
             try:
                 return read_json(path)["result"]
             except StoreError as error:

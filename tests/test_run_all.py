@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_uv_makes_the_environment_once_and_again_when_the_dependencies_change(ch
     call(checkout)
     (install,) = calls(checkout)
     assert f"--constraint {checkout}/requirements.lock --editable {checkout}[test]" in install
+
+
+def test_two_calls_at_once_make_the_environment_once(checkout):
+    program(checkout / "programs/uv", UV.replace("\n", "\nsleep 1\n", 1))
+    (checkout / "programs/sleep").symlink_to(shutil.which("sleep"))
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(lambda _: call(checkout, "--list"), range(2)):
+            assert done.stdout.splitlines()[-1] == "python -m labreport --list", done.stderr
+    assert [line.split()[1] for line in calls(checkout)] == ["venv", "pip"]
 
 
 def test_without_uv_the_systems_python_makes_it(checkout):
