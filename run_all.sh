@@ -11,11 +11,13 @@ has_dependencies() { # python, extras: does this environment have everything pyp
     "$1" "$root/reports/labreport/environment.py" "${@:2}"
 }
 
+is_locked() { "$venv/bin/python" "$root/reports/labreport/environment.py" --locked; }
+
 make_environment() {
     local stamp install lock=$root/requirements.lock constraints=() python=${PYTHON:-python3}
     [ -f "$lock" ] && constraints=(--constraint "$lock") || lock=
     stamp="$root $(cat "$root/pyproject.toml" ${lock:+"$lock"} | cksum)"
-    [ "$(cat "$venv/run_all.stamp" 2>/dev/null)" = "$stamp" ] && return
+    if [ "$(cat "$venv/run_all.stamp" 2>/dev/null)" = "$stamp" ] && { [ -z "$locked" ] || is_locked; }; then return; fi
     echo "making the environment in .venv, once (a few minutes, several GB with torch); details in ${log##*/}"
     if command -v uv >/dev/null; then
         [ -x "$venv/bin/python" ] || uv venv --quiet --allow-existing --project "$root" "$venv" >"$log" 2>&1 ||
@@ -30,11 +32,14 @@ make_environment() {
             fail "$python -m venv cannot make $venv: $(tail -n 1 "$log")"
         install=("$venv/bin/python" -m pip install --disable-pip-version-check --retries 2)
     fi
+    [ -n "$locked" ] && [ -n "$lock" ] && constraints+=(--requirement "$lock") # also what the installer would keep
     "${install[@]}" ${constraints[@]+"${constraints[@]}"} --editable "$root[test]" >"$log" 2>&1 ||
         fail "the packages cannot be installed (no network? no room?); the end of $log: $(grep -v '^ *$' "$log" | tail -n 1)"
     echo "$stamp" >"$venv/run_all.stamp"
 }
 
+locked= # --locked: .venv gets exactly the versions of requirements.lock; labreport refuses another environment
+[[ " $* " == *" --locked "* ]] && locked=yes
 extras=()
 [ "${1:-}" = test ] && extras=(test)
 active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}

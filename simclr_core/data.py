@@ -8,16 +8,20 @@ import gzip
 import hashlib
 import math
 import os
+import shutil
+import sys
 import tarfile
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -45,6 +49,7 @@ LARGEST_ARCHIVE = 1 << 30  # bytes unpacked; CIFAR-10 without any compression is
 MOST_MEMBERS = 200_000  # of an archive; CIFAR-10 has 60,000 images
 DECODER_VERSION = 2  # raise it whenever a change to the reading of images moves a pixel or an order
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # whatever the name says: never PostScript
+DOWNLOADED = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}  # torchvision's folders
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
@@ -176,17 +181,41 @@ def _not_found(name: str, folders: list[Path], layouts: str, cause: str) -> Data
 
 
 def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: bool, folders, layouts: str) -> Path:
-    """Run torchvision's download into data_dir or data/; one line instead of its traceback."""
+    """Run torchvision's download into data_dir or data/, whole or not at all, one process at a time.
+
+    Raises: DataNotFound, in one line instead of torchvision's traceback.
+    """
     if not allowed:
         raise _not_found(name, folders, layouts, "downloads are off")
     root = Path(data_dir) if data_dir is not None else Path("data")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        fetch(root)
+        with _one_downloader(root, name):
+            if not (root / DOWNLOADED[name]).is_dir():  # by another process meanwhile
+                staging = root / f".downloading-{name}"  # what a killed process left is of no use
+                shutil.rmtree(staging, ignore_errors=True)
+                fetch(staging)
+                for path in sorted(staging.iterdir()):
+                    path.replace(root / path.name)
+                staging.rmdir()
     except Exception as error:  # urllib's, torchvision's, and torch's on what lies there in an old layout
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise _not_found(name, folders, layouts, f"the download failed ({reason})") from error
     return root
+
+
+@contextmanager
+def _one_downloader(root: Path, name: str) -> Iterator[None]:
+    lock = FileLock(root / f".{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{name}: another process is downloading it; waiting for it", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ---- MNIST ------------------------------------------------------------------------------------------------

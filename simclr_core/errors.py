@@ -1,7 +1,10 @@
 """What went wrong, in one line for the person at the keyboard."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+NO_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # torch on CUDA, on a CPU; cuBLAS and cuDNN
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -26,3 +29,17 @@ class DataNotFound(UserError):
 
 class StoreError(UserError):
     """The run store cannot be read or written (permissions, full disk, damaged file)."""
+
+
+@contextmanager
+def enough_memory(doing: str, advice: str) -> Iterator[None]:
+    """Within the block an allocation that fails, on a CPU or a GPU, becomes one line with the advice.
+
+    Raises: UserError; other errors as they are.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, and not always raised
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        raise UserError(f"out of memory {doing}; {advice}") from error

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from simclr_core.augment import VIEW_RECIPES, apply_recipe, draw_parameters, make_views, normalise, view_recipe
 from simclr_core.data import Dataset
-from simclr_core.errors import UserError
+from simclr_core.errors import UserError, enough_memory
 from simclr_core.optim import build_optimizer, lr_factor
 from simclr_core.pretrain import batches, generator, stream_seed
 from simclr_core.runs import Run, check_types, config_record, pack_array
@@ -292,7 +292,8 @@ def _digest(module: nn.Module) -> str:
 
 def encode(module: nn.Module, images: Tensor, data: Dataset, device: str = "cpu") -> Tensor:
     """Features of uint8 images (N, S, S, C) in float32, shape (N, H_dim), on the device; eval mode, no gradient."""
-    with frozen(module) as embed:
+    advice = "try a smaller simclr_core.evaluate.ENCODE_BATCH, or an encoder of smaller width"
+    with enough_memory(f"encoding images {ENCODE_BATCH} at a time on {device}", advice), frozen(module) as embed:
         return torch.cat([embed(normalise(part.to(device), data.mean, data.std)).float()
                           for part in images.split(ENCODE_BATCH)])  # fmt: skip
 

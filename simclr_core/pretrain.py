@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from simclr_core.augment import VIEW_RECIPES, make_views, view_recipe
 from simclr_core.data import Dataset
-from simclr_core.errors import StoreError, UserError
+from simclr_core.errors import StoreError, UserError, enough_memory
 from simclr_core.loss import nt_xent_loss
 from simclr_core.model import ENCODERS, HEADS, build_encoder, build_projection_head
 from simclr_core.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
 from simclr_core.runs import (
     Run,
+    adopt_run,
     check_types,
     config_record,
     file_sha256,
@@ -34,7 +35,6 @@ from simclr_core.runs import (
     finish_run,
     kept_name,
     read_checksummed,
-    reopen_run,
     run_name,
     set_aside,
     write_atomically,
@@ -208,7 +208,7 @@ def pretrain(
     stored = find_run(config, data.fingerprint, store)
     if stored and _keeps(stored, keep_epochs):  # looked at first: a store that is only read needs no lock
         return stored
-    with writer_lock(Path(store), run.name):
+    with writer_lock(Path(store), run.name), _memory_for(config):
         stored = find_run(config, data.fingerprint, store, mend=True)
         if stored and _keeps(stored, keep_epochs):
             return stored
@@ -216,7 +216,8 @@ def pretrain(
             raise UserError("device 'cuda' was asked for but there is no CUDA GPU here; use device 'cpu'")
         _ = data.train.images  # a data set without its images says so before anything is written
         if stored:
-            reopen_run(stored)
+            _train_again(stored, data, keep_epochs, progress)
+            return stored
         write_json(run.path / "config.json", config.identity())
         if config.objective == "none":
             _save_weights(run, "encoder.safetensors", config.build_encoder(data.record()))
@@ -233,6 +234,25 @@ def _keeps(run: Run, epochs: Sequence[int]) -> bool:
         return True
     wanted = [kept_name(epoch) for epoch in epochs if epoch < run.config.epochs]
     return not (run.path / "encoder.safetensors").is_file() or all((run.path / w).is_file() for w in wanted)
+
+
+def _memory_for(config: PretrainConfig):
+    """Memory that runs out is told with the batch and what to change; checkpoints of an unfinished run stay."""
+    held = config.micro_batch or config.batch_size
+    return enough_memory(
+        f"pre-training {config.label()} on {config.device} with batch_size {config.batch_size}, the activations of "
+        f"{held} images at once",
+        f"try micro_batch {max(2, held // 4)} (same loss and gradient, batch normalisation apart), a smaller "
+        f"batch_size, or a smaller width than {config.width:g}",
+    )
+
+
+def _train_again(run: Run, data: Dataset, keep_epochs: Sequence[int], progress) -> None:
+    """Train a finished run once more, beside it, for the encoders of more epochs; it stays finished meanwhile."""
+    kept = {epoch for epoch in range(1, run.config.epochs) if (run.path / kept_name(epoch)).is_file()}
+    again = Run(run.path.parent / ".again" / run.name, run.config)
+    _Training(again, data, kept | set(keep_epochs), progress).train()
+    adopt_run(run, again, data.record(), torch.get_num_threads())
 
 
 def _save_weights(run: Run, name: str, module: nn.Module) -> str:
@@ -468,11 +488,12 @@ def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> f
     images = config.images[1] - config.images[0]
     one_image = pretrain_flops(config, data) / images / config.epochs
     few = config.batch_size if config.device == "cuda" else min(config.batch_size, max(2, int(TRIAL_FLOP / one_image)))
-    training = _Training(Run(Path("estimate"), replace(config, batch_size=few, images=(0, few))), data, (), None)
-    seconds = []
-    for k in range(steps + 1):
-        started = time.perf_counter()
-        x_i, x_j = make_views(training.images, training.recipe, training.mean, training.std, generator(0, "views", k))
-        training.step(x_i, x_j).item()
-        seconds.append(time.perf_counter() - started)
+    trial, seconds = replace(config, batch_size=few, images=(0, few)), []
+    with _memory_for(trial):
+        training = _Training(Run(Path("estimate"), trial), data, (), None)
+        for k in range(steps + 1):
+            started = time.perf_counter()
+            views = generator(0, "views", k)
+            training.step(*make_views(training.images, training.recipe, training.mean, training.std, views)).item()
+            seconds.append(time.perf_counter() - started)
     return min(seconds[1:]) / few * images * config.epochs

@@ -3,6 +3,7 @@
 runs/<dataset>-<encoder>-<augmentation>-<head>-<hash>/
     config.json  history.csv  encoder.safetensors  projection_head.safetensors  encoder-<epoch>.safetensors
     checkpoint.pt (while unfinished)  provenance.json (written last: the run is finished)  <evaluation>-<hash>.json
+runs/.again/<run>/: a finished run on its second training, for encoders of more epochs (adopt_run)
 """
 
 import base64
@@ -13,11 +14,12 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
@@ -33,7 +35,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from simclr_core.data import Dataset, dataset_from_record
-from simclr_core.errors import StoreError, UserError
+from simclr_core.errors import StoreError, UserError, enough_memory
 
 METHOD_VERSION = 2  # raise it whenever a change moves numbers: stored runs of another version are not found
 LARGEST_PACKED = 1 << 28  # bytes of unpacked pictures; a report's have a hundredth of it
@@ -268,17 +270,30 @@ class Run:
             compute: called without arguments when there is no stored result; returns JSON types.
         Raises: StoreError for other data than the run's.
         """
-        if self.record["data"]["fingerprint"] != data.fingerprint:
+        record = self.record
+        if record["data"]["fingerprint"] != data.fingerprint:
             raise StoreError(f"{self.name} was made with other data than this {data.name}; evaluate it on its own")
         path = self.path / f"{kind}-{_checksum({'config': config, 'method': METHOD_VERSION})[:12]}.json"
-        if path.is_file():
+        if path.is_file():  # looked at first: a store that is only read needs no lock
+            with suppress(StoreError):
+                return read_json(path)["result"]
+        with writer_lock(self.path.parent, f"{self.name}-{path.stem}"):
+            return self._evaluate(path, kind, config, record, compute)
+
+    def _evaluate(self, path: Path, kind: str, config: dict, record: dict, compute: Callable[[], dict]) -> dict:
+        if path.is_file():  # by another process meanwhile, or damaged
             try:
                 return read_json(path)["result"]
             except StoreError as error:
                 set_aside(path, str(error))
-        result = compute()
+        size = f" with batch_size {config['batch_size']}" if "batch_size" in config else ""
+        advice = "try a smaller batch_size" if size else "try fewer labelled images"
+        with enough_memory(f"in {kind} of {self.name}{size}", f"{advice}, or an encoder of smaller width"):
+            result = compute()
         origin = provenance(self.config.device)
-        write_json(path, {"kind": kind, "config": config, "result": result, "provenance": origin})
+        weights = "encoder.safetensors"
+        if self.record["files"].get(weights) == record["files"].get(weights):  # else it is of weights now replaced
+            write_json(path, {"kind": kind, "config": config, "result": result, "provenance": origin})
         return result
 
 
@@ -321,10 +336,31 @@ def find_run(config, fingerprint: str, store: str | Path, mend: bool = False) ->
     return run
 
 
-def reopen_run(run: Run) -> None:
-    """Before a finished run is trained again: it is not finished now, and its evaluations belong to the old weights."""
-    for path in [run.path / "provenance.json", *run.path.glob("*-????????????.json")]:
-        path.unlink(missing_ok=True)
+def adopt_run(run: Run, again: Run, data_record: dict, threads: int) -> None:
+    """Take over what a second training of a finished run left in `again`, whose folder is removed.
+
+    With the same weights to the bit only the kept encoders are new, and every evaluation stays valid; with others (a
+    GPU, another version of torch) the run is replaced, and the evaluations of the weights before are deleted.
+    """
+    record = run.record
+    files = {path.name: file_sha256(path) for path in again.path.glob("*.safetensors")}
+    weights = ("encoder.safetensors", "projection_head.safetensors")
+    if all(record["files"].get(name) == files[name] for name in weights):
+        write_json(run.path / "provenance.json", {**record, "files": {**record["files"], **files}})
+        moved = sorted(files.keys() - set(weights))
+    else:
+        print(f"{run.name}: trained again for kept epochs it has other weights; evaluations are made anew",
+              file=sys.stderr)  # fmt: skip
+        for path in [run.path / "provenance.json", *run.path.glob("*-????????????.json")]:
+            path.unlink(missing_ok=True)
+        moved = [*files, "history.csv"]
+    for name in moved:
+        if (run.path / name).is_dir():
+            set_aside(run.path / name, f"{run.path / name} is damaged (a folder)")
+        os.replace(again.path / name, run.path / name)
+    if not (run.path / "provenance.json").exists():
+        finish_run(run, data_record, threads)
+    shutil.rmtree(again.path)
 
 
 def finish_run(run: Run, data_record: dict, threads: int) -> None:

@@ -8,6 +8,7 @@ if os.environ.get("SIMCLR_DATA"):  # tests that change folders still find the re
 
 import pytest
 import torch
+from dead_kernels import pytest_runtest_call  # noqa: F401 (a hook)
 
 from simclr_core.data import Dataset, Split
 from simclr_core.pretrain import PretrainConfig

@@ -1,17 +1,18 @@
 """Crash harness: run_all.sh killed (SIGKILL) at random moments and started again, until it ends as if undisturbed.
 
-By hand: python tests/crash.py --kills 200 [--seed 0] [--whole]. It works in a copy of this checkout in a folder
-of its own, which is removed at the end. tests/test_crash.py uses the same parts.
+By hand: python tests/crash.py --kills 20 [--seed 0] [--whole] [--record]. The whole campaign, 200 kills of a small
+notebook and 20 of the whole smoke profile, written down in docs/reliability.md: python tests/crash.py --campaign. It
+works in a copy of this checkout in a folder of its own, which is removed at the end; tests/test_crash.py uses it.
 
-A kill hits the process group of run_all.sh; notebook kernels have groups of their own and must end by themselves.
-Moments are uniform over the time that an undisturbed call takes. A call that ends before its kill ends a round: results
-and store are compared with the undisturbed ones, leftovers are looked for, and the next round starts from nothing.
+A kill hits the process group of run_all.sh; notebook kernels have groups of their own and must end by themselves. Every
+other kill comes at a moment drawn from the time that an undisturbed call takes, every other one shortly after the call
+has written a checkpoint. A call that ends before its kill ends a round: results and store are compared with the
+undisturbed ones, leftovers are looked for, and the next round starts from nothing.
 """
 
 import argparse
 import compileall
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -20,13 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from same_results import difference, same_results, weights
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("run_all.sh", "pyproject.toml", "notebooks", "simclr_core", "reports/labreport")
@@ -39,20 +40,24 @@ SMALL = ("--only", "05", *(f"--set=05_clustering_baseline.{setting}" for setting
 NOTED = """
 
 CHECKPOINT_SECONDS = 0.05
-_train = _Training.train
+_resume = _Training._resume
 
 
-def _noted_train(training):
+def _noted_resume(training):
     import os
 
-    how = "resumed" if (training.run.path / "checkpoint.pt").is_file() else "anew"
+    _resume(training)
+    how = "resumed" if training.history or training.steps_done else "anew"
     with open(os.environ["CRASH_TRAININGS"], "a") as file:
         file.write(f"{training.run.name} {how}\\n")
-    return _train(training)
 
 
-_Training.train = _noted_train
+_Training._resume = _noted_resume
 """
+RECORD = ROOT / "docs/reliability.md"
+CAMPAIGN = ((200, False), (20, True))  # kills, of the whole smoke profile
+AFTER_CHECKPOINT_SECONDS = 0.3  # a kill comes at most so long after a checkpoint
+HELD = "the undisturbed results and nothing left behind"
 ORPHAN_SECONDS = 10.0  # patience with processes that notice that their parent is gone
 
 
@@ -154,21 +159,8 @@ def checkout(**settings) -> Iterator[Checkout]:
 
 
 def results(checkout: Checkout, profile: str | None = None) -> dict[str, Any]:
-    """results.json without what depends on the clock: measures in seconds, and the checksum over them."""
-    report = checkout.report.with_name(profile or checkout.profile)
-    content = json.loads((report / "results.json").read_text())
-    for notebook in content["notebooks"].values():
-        del notebook["sha256"]
-        timed = [key for key, measure in notebook["measures"].items() if measure["unit"] == "seconds"]
-        for key in timed:
-            del notebook["measures"][key]
-    return content
-
-
-def weights(checkout: Checkout) -> dict[str, bytes]:
-    """<run>/<file> -> content of every weights file in the store."""
-    paths = sorted(checkout.store.glob("*/*.safetensors"))
-    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
+    """results.json without what depends on the clock."""
+    return same_results(checkout.report.with_name(profile or checkout.profile) / "results.json")
 
 
 def processes_in(folder: Path) -> dict[int, str]:
@@ -202,8 +194,8 @@ def temporary_files(checkout: Checkout) -> list[str]:
 
 
 def scratch_folders(checkout: Checkout) -> list[str]:
-    """What the runner left in the folder for temporary files (torch's own cache is not ours)."""
-    return sorted(path.name for path in (checkout.home / "t").glob("labreport-*"))
+    """What lies in the folder for temporary files (torch's own cache is not ours)."""
+    return sorted(path.name for path in (checkout.home / "t").glob("*") if not path.name.startswith("torchinductor_"))
 
 
 def check_locks(checkout: Checkout) -> None:
@@ -217,20 +209,10 @@ def check_locks(checkout: Checkout) -> None:
 
 def check_same(checkout: Checkout, expected: dict[str, Any], expected_weights: dict[str, bytes]) -> None:
     if (found := results(checkout)) != expected:
-        raise Broken(f"other results: {_difference(found, expected)}")
-    if (found := weights(checkout)) != expected_weights:
+        raise Broken(f"other results: {difference(found, expected)}")
+    if (found := weights(checkout.store)) != expected_weights:
         names = [name for name in found.keys() | expected_weights if found.get(name) != expected_weights.get(name)]
         raise Broken(f"other weights: {sorted(names)}")
-
-
-def _difference(found: Any, expected: Any, where: str = "") -> str:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted(found.keys() | expected.keys()):
-            if key not in found or key not in expected:
-                return f"{where}/{key} is in one alone"
-            if found[key] != expected[key]:
-                return _difference(found[key], expected[key], f"{where}/{key}")
-    return f"{where}: {found!r}, expected {expected!r}"
 
 
 # ---- killing ----------------------------------------------------------------------------------------------
@@ -242,7 +224,7 @@ def undisturbed(checkout: Checkout) -> tuple[dict[str, Any], dict[str, bytes], f
     finish(checkout, checkout.start())
     seconds = time.monotonic() - started
     wait_for_orphans(checkout.home)
-    made = results(checkout), weights(checkout), seconds
+    made = results(checkout), weights(checkout.store), seconds
     if left := temporary_files(checkout) + scratch_folders(checkout):
         raise Broken(f"undisturbed it leaves {left}")
     checkout.forget()
@@ -261,36 +243,52 @@ class Tally:
     """What happened; `slowest_orphan` in seconds after a kill."""
 
     kills: int = 0
+    at_checkpoints: int = 0  # of the kills
     rounds: int = 0
     resumed: int = 0
     trainings: int = 0
     slowest_orphan: float = 0.0
-    left: Counter = field(default_factory=Counter)  # kind -> leftovers at the ends of rounds
 
     def lines(self) -> list[str]:
-        left = ", ".join(f"{count} {kind}" for kind, count in sorted(self.left.items())) or "nothing"
-        return [f"{self.kills} kills in {self.rounds} rounds: every round ended with the undisturbed results",
+        return [f"{self.kills} kills, {self.at_checkpoints} of them just after a checkpoint, in {self.rounds} rounds",
                 f"trainings begun {self.trainings}, of them resumed from a checkpoint {self.resumed}",
-                f"orphaned kernels were gone after at most {self.slowest_orphan:.1f} s",
-                f"left behind: {left}"]  # fmt: skip
+                f"orphaned kernels were gone after at most {self.slowest_orphan:.1f} s"]  # fmt: skip
 
 
-def kill_and_restart(checkout: Checkout, kills: int, seed: int, say=print) -> Tally:
-    """The whole test. Raises: Broken."""
+def wait_for_checkpoint(checkout: Checkout, process: subprocess.Popen, seconds: float) -> None:
+    """Until the call has written a checkpoint, or ended, and then so many seconds more."""
+    started = time.time()
+    while process.poll() is None:
+        for path in (*checkout.store.glob("*/checkpoint.pt"), *checkout.store.glob(".again/*/checkpoint.pt")):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime > started:
+                    time.sleep(seconds)
+                    return
+        time.sleep(0.005)
+
+
+def kill_and_restart(checkout: Checkout, kills: int, seed: int, say=print, tally: Tally | None = None) -> Tally:
+    """The whole test; a tally that is given is filled, whatever happens. Raises: Broken."""
     expected, expected_weights, seconds = undisturbed(checkout)
     say(f"undisturbed: {seconds:.1f} s")
-    draw, tally = random.Random(seed), Tally()
+    draw, tally = random.Random(seed), tally or Tally()
     while True:
         last = tally.kills == kills
-        moment, at_once = draw.uniform(0, seconds), draw.random() < 0.5
+        at_checkpoint = tally.kills % 2 == 0 and not last
+        moment, after = draw.uniform(0, seconds), draw.uniform(0, AFTER_CHECKPOINT_SECONDS)
+        at_once = draw.random() < 0.5
         process = checkout.start()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(None if last else moment)
+        if at_checkpoint:
+            wait_for_checkpoint(checkout, process, after)
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(None if last else moment)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             tally.kills += 1
-            say(f"kill {tally.kills} after {moment:.1f} s")
+            tally.at_checkpoints += at_checkpoint
+            say(f"kill {tally.kills} {'just after a checkpoint' if at_checkpoint else f'after {moment:.1f} s'}")
             if not at_once:  # every other time the next call starts beside the orphans
                 tally.slowest_orphan = max(tally.slowest_orphan, wait_for_orphans(checkout.home))
             continue
@@ -307,27 +305,61 @@ def end_round(checkout: Checkout, tally: Tally, expected: dict[str, Any], expect
     wait_for_orphans(checkout.home)
     check_same(checkout, expected, expected_weights)
     check_locks(checkout)
+    if left := temporary_files(checkout) + scratch_folders(checkout):
+        raise Broken(f"left behind: {left}")
     tally.rounds += 1
     tally.trainings += len(checkout.trainings())
-    tally.left["temporary files"] += len(temporary_files(checkout))
-    tally.left["scratch folders"] += len(scratch_folders(checkout))
     tally.resumed += sum(training.endswith(" resumed") for training in checkout.trainings())
+
+
+# ---- by hand ------------------------------------------------------------------------------------------------
+
+
+def campaign(kills: int, whole: bool, seed: int, record: bool) -> bool:
+    """One setting with so many kills; prints what happened, writes it down if asked to. Returns True if all held."""
+    started, tally, broken = time.monotonic(), Tally(), ""
+    with checkout(**({"arguments": ()} if whole else {})) as made:
+        try:
+            kill_and_restart(made, kills, seed, lambda line: print(line, flush=True), tally)
+        except Broken as error:
+            broken = f"broken: {error}"
+            print(broken, file=sys.stderr)
+    seconds = time.monotonic() - started
+    print("\n".join([*tally.lines(), broken or f"every round ended with {HELD}"]))
+    if record:
+        write_down(tally, "the whole smoke profile" if whole else "05 alone, cut down", seed, seconds, broken)
+    return not broken
+
+
+def write_down(tally: Tally, setting: str, seed: int, seconds: float, broken: str, record: Path = RECORD) -> None:
+    """A row more at the end of the record, whose last lines are the table."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{RECORD.relative_to(ROOT)}")
+    commit = git("rev-parse", "--short=12", "HEAD") + (" (dirty)" if changed else "")
+    result = broken.replace("|", "/").replace("\n", " ")[:200] or HELD
+    row = (time.strftime("%Y-%m-%d"), commit or "unknown", setting, seed, tally.kills, tally.at_checkpoints,
+           tally.rounds, tally.trainings, tally.resumed, round(seconds), result)  # fmt: skip
+    with open(record, "a", encoding="utf-8") as file:
+        file.write(f"| {' | '.join(map(str, row))} |\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", action="store_true", help="the whole smoke profile, not one small notebook")
+    parser.add_argument("--record", action="store_true", help=f"a row in {RECORD.relative_to(ROOT)}")
+    parser.add_argument("--campaign", action="store_true", help="200 kills of one small notebook, 20 of the whole "
+                        "smoke profile, recorded")  # fmt: skip
     options = parser.parse_args()
-    with checkout(**({"arguments": ()} if options.whole else {})) as made:
-        try:
-            tally = kill_and_restart(made, options.kills, options.seed)
-        except Broken as broken:
-            print(f"broken: {broken}", file=sys.stderr)
-            return 1
-    print("\n".join(tally.lines()))
-    return 0
+    if options.campaign:
+        held = [campaign(kills, whole, options.seed, record=True) for kills, whole in CAMPAIGN]
+    else:
+        held = [campaign(options.kills, options.whole, options.seed, options.record)]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

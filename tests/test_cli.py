@@ -90,6 +90,17 @@ def test_a_failed_notebook_gives_status_1_and_a_report_that_shows_it(root, capsy
     assert "failed: 01_first" in capsys.readouterr().out
 
 
+def test_a_dead_kernel_is_named_and_does_not_stop_the_other_notebooks(root, capsys):
+    write_notebook(root / "notebooks/01_first.ipynb", *study_cells("01_first", "import os; os._exit(3)"))
+    assert main(["--profile", "tiny"], root) == 1
+    said = capsys.readouterr().out
+    assert "01_first: failed after" in said
+    assert "the kernel died in cell 4 of 4, ended with exit status 3: if memory ran out" in said
+    assert "02_second: executed" in said and "99_summary: executed" in said
+    assert "failed: 01_first;" in said
+    assert [bool(section.error) for section in _render.sections] == [True, False, False]
+
+
 def test_missing_data_are_replaced_or_required(root, capsys, monkeypatch):
     write_profile(root, "real", "report: {stand_ins: {mnist: digits}}\n01_first: {dataset: mnist}\n")
     monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", [])
@@ -174,6 +185,27 @@ def test_a_fault_of_the_program_is_told_in_a_line_too(root, capsys, monkeypatch)
     assert capsys.readouterr().err.startswith("error: a fault of this program, ZeroDivisionError: division by zero")
 
 
+def test_locked_refuses_an_environment_of_other_versions_in_one_line(root, capsys, monkeypatch, tmp_path):
+    from importlib.metadata import version
+
+    lock = tmp_path / "requirements.lock"
+    monkeypatch.setattr("labreport.environment.LOCK", lock)
+    monkeypatch.setattr("labreport.cli._run_tests", lambda _, arguments: len(arguments))
+    assert main(["--locked", "--list", "--profile", "tiny"], root) == 2
+    assert capsys.readouterr().err == "error: --locked: there is no requirements.lock here\n"
+    lock.write_text(f"numpy==0.1\nno-such-package==1.0\npytest=={version('pytest')}\npandas==1.0\n"
+                    "torch==1.0\ncolorama==99 ; sys_platform == 'no-such-platform'\n")  # fmt: skip
+    for command in (["--locked", "--list", "--profile", "tiny"], ["test", "--locked", "-q"]):
+        assert main(command, root) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"numpy {version('numpy')} (locked 0.1), no-such-package missing (locked 1.0), pandas" in error
+        assert "torch" not in error and "and 1 more; deactivate it" in error and "pytest 9" not in error
+    lock.write_text(f"# made by hand\npytest=={version('pytest')}\n\nnumpy=={version('numpy')}\n")
+    assert main(["--locked", "--list", "--profile", "tiny"], root) == 0
+    assert main(["test", "--locked", "-q"], root) == 1  # the option is not pytest's
+
+
 def test_an_interrupt_ends_with_status_130(root, capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -192,5 +224,5 @@ def test_help_needs_no_package_and_names_every_option(capsys):
         parse(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    options = "profile only set seeds data jobs device fresh from list require-real-data help"
+    options = "profile only set seeds data jobs device fresh from list require-real-data locked help"
     assert all(f"--{option}" in text for option in options.split())

@@ -1,7 +1,10 @@
 import gzip
 import io
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -104,6 +107,59 @@ def test_failing_download_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(DataNotFound, match="the download failed .network is unreachable") as caught:
         load_dataset("mnist")
     assert "\n" not in str(caught.value)
+
+
+TWO_DOWNLOADS = """
+import sys, time
+from pathlib import Path
+import torchvision.datasets
+from simclr_core import data
+
+def fetch(root, train=True, download=False):
+    raw = Path(root, "MNIST/raw")
+    raw.mkdir(parents=True)
+    with open(sys.argv[1], "a") as file:
+        file.write("fetched\\n")
+    print("begun", flush=True)
+    time.sleep(1)
+    (raw / "train-images-idx3-ubyte").write_text("half of it")
+    time.sleep(float(sys.argv[2]))
+    (raw / "train-images-idx3-ubyte").write_text("the whole")
+
+torchvision.datasets.MNIST = fetch
+data._check_mnist_file = lambda path, md5: None
+data._read_idx = lambda raw, prefix: data.Split((raw / "train-images-idx3-ubyte").read_text(), None)
+print(data.load_dataset("mnist").train.images, flush=True)
+"""
+
+
+def start_download(folder, seconds):
+    environment = {name: value for name, value in os.environ.items() if name not in ("SIMCLR_DATA", "SIMCLR_CACHE")}
+    command = [sys.executable, "-c", TWO_DOWNLOADS, str(folder / "fetched"), str(seconds)]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)  # fmt: skip
+
+
+def test_two_processes_download_once_and_nobody_reads_half_a_file(tmp_path):
+    first = start_download(tmp_path, 8)
+    assert first.stdout.readline() == "begun\n"
+    second = start_download(tmp_path, 8)
+    assert first.communicate()[0] == "the whole\n"
+    said, errors = second.communicate()
+    assert said == "the whole\n", errors
+    assert "mnist: another process is downloading it; waiting for it" in errors
+    assert (tmp_path / "fetched").read_text() == "fetched\n"
+
+
+def test_a_killed_download_is_begun_again(tmp_path):
+    killed = start_download(tmp_path, 60)
+    assert killed.stdout.readline() == "begun\n"
+    killed.kill()
+    killed.communicate()
+    said, errors = start_download(tmp_path, 0).communicate()
+    assert said == "begun\nthe whole\n", errors
+    assert "waiting" not in errors
+    assert sorted(path.name for path in (tmp_path / "data").iterdir() if path.suffix != ".lock") == ["MNIST"]
 
 
 def test_unknown_data_set_and_missing_folder_are_refused():

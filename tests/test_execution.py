@@ -47,11 +47,20 @@ def test_a_failure_is_told_in_a_line_and_leaves_no_finished_notebook(make):
     assert [cell.source for cell in partial.cells] == [cell.source for cell in nbformat.read(execution.source, 4).cells]
 
 
-def test_a_kernel_that_dies_is_noticed_within_seconds(make):
+@pytest.mark.parametrize(
+    ("death", "how"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"), ("os._exit(3)", "ended with exit status 3")],
+    ids=["killed", "exit"],
+)
+def test_a_kernel_that_dies_is_noticed_within_seconds(make, death, how):
+    execution = make("print('before')", f"import os, signal, sys; print('farewell', file=sys.__stderr__); {death}")
     started = time.monotonic()
-    error = make("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").run()
-    assert error.startswith("the kernel died")
+    error = execution.run()
     assert time.monotonic() - started < 15
+    assert error.startswith(f"the kernel died in cell 3 of 3, {how}: if memory ran out, use a smaller batch_size")
+    assert "\n" not in error
+    assert not execution.target.exists()
+    assert "before\n" in outputs(failed_form(execution.target))
 
 
 def test_a_stopped_execution_ends_within_seconds_and_takes_its_kernel_along(make, tmp_path):

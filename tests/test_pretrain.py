@@ -136,14 +136,60 @@ def test_kill_while_a_finished_run_is_trained_again_for_kept_epochs_loses_nothin
                                                                                   monkeypatch):  # fmt: skip
     monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
     plain = pretrain(tiny_config, tiny_data, tmp_path)
-    plain.evaluation("probe", {}, tiny_data, lambda: {"accuracy": 0.5})
     with pytest.raises(KeyboardInterrupt):
         pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,), progress=interrupted_after(2))
-    assert not list(plain.path.glob("probe-*.json"))  # it belonged to the weights before
+    assert find_run(tiny_config, tiny_data.fingerprint, tmp_path) is not None
     seen = []
     again = pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,), progress=seen.append)
     assert [event["epoch"] for event in seen] == [3] and not list(tmp_path.glob("*.damaged"))
-    assert (again.path / "encoder-0001.safetensors").is_file()
+    assert "encoder-0001.safetensors" in again.record["files"]
+    assert plain.path == again.path and not list((tmp_path / ".again").iterdir())
+
+
+def not_called():
+    raise AssertionError("this evaluation is stored")
+
+
+def test_evaluations_stay_valid_while_and_after_another_notebook_has_more_encoders_kept(tiny_config, tiny_data,
+                                                                                        tmp_path):  # fmt: skip
+    """As two notebooks side by side: one evaluates a run that the other trains again for kept epochs."""
+    run = pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(2,))
+    before, losses = weights(run), run.history
+    run.evaluation("probe", {"made": "before"}, tiny_data, lambda: {"accuracy": 0.5})
+
+    def evaluate_meanwhile(event):
+        assert equal(weights(run), before) and run.history == losses
+        run.evaluation("probe", {"made": event["epoch"]}, tiny_data, lambda: {"accuracy": 0.25})
+        run.evaluation("probe", {"made": "before"}, tiny_data, not_called)
+
+    again = pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,), progress=evaluate_meanwhile)
+    assert {"encoder-0001.safetensors", "encoder-0002.safetensors"} < set(again.record["files"])
+    assert equal(again.load_encoder(1).state_dict(), pretrain(tiny_config, tiny_data, tmp_path / "b", (1,))
+                 .load_encoder(1).state_dict())  # fmt: skip
+    for made in ("before", 1, 2, 3):
+        run.evaluation("probe", {"made": made}, tiny_data, not_called)
+
+
+def test_evaluations_of_other_weights_are_deleted_and_not_written_afterwards(tiny_config, tiny_data, tmp_path,
+                                                                             monkeypatch, capsys):  # fmt: skip
+    """Where training gives other bits the second time (a GPU, another torch), stood for by another seed."""
+    run = pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(2,))
+    old = weights(run)
+    run.evaluation("probe", {"k": 1}, tiny_data, lambda: {"accuracy": 0.5})
+    real = pretrain_module.stream_seed
+    monkeypatch.setattr(pretrain_module, "stream_seed", lambda seed, *rest: real(seed + 1, *rest))
+
+    def compute():
+        pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,))
+        return {"accuracy": 0.25}
+
+    run.evaluation("probe", {"k": 2}, tiny_data, compute)  # begun with the weights before, ended after
+    assert "other weights; evaluations are made anew" in capsys.readouterr().err
+    assert not equal(weights(run), old) and not list(run.path.glob("probe-*.json"))
+    other = pretrain(tiny_config, tiny_data, tmp_path / "other", keep_epochs=(1, 2))
+    assert run.losses == other.losses
+    for epoch in (1, 2, None):
+        assert equal(run.load_encoder(epoch).state_dict(), other.load_encoder(epoch).state_dict())
 
 
 def test_untrained_run_is_not_made_again_for_kept_epochs(tiny_config, tiny_data, tmp_path):

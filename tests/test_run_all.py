@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_uv_makes_the_environment_once_and_again_when_the_dependencies_change(ch
     assert f"--constraint {checkout}/requirements.lock --editable {checkout}[test]" in install
 
 
+def test_two_calls_at_once_make_the_environment_once(checkout):
+    program(checkout / "programs/uv", UV.replace("\n", "\nsleep 1\n", 1))
+    (checkout / "programs/sleep").symlink_to(shutil.which("sleep"))
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(lambda _: call(checkout, "--list"), range(2)):
+            assert done.stdout.splitlines()[-1] == "python -m labreport --list", done.stderr
+    assert [line.split()[1] for line in calls(checkout)] == ["venv", "pip"]
+
+
 def test_without_uv_the_systems_python_makes_it(checkout):
     make = '#!/bin/sh\ncase "$*" in "-m venv"*) mkdir -p "$3/bin"; cp "$FAKE" "$3/bin/python";; "-c "*) exit 0;; esac\n'
     program(checkout / "programs/python3", make)
@@ -107,6 +117,33 @@ def test_missing_python_old_python_and_no_network_get_one_line(checkout):
     assert "the packages cannot be installed (no network? no room?)" in error()
     assert "no route to host" in error()
     assert not (checkout / ".venv/run_all.stamp").exists()
+
+
+def test_locked_installs_the_lock_and_again_when_versions_have_moved_since(checkout):
+    """In the stand-in for .venv's python, `environment.py --locked` fails while the file `moved` is there."""
+    moved = checkout / "moved"
+    program(checkout / "python-of-venv", f'#!/bin/sh\ncase "$*" in *environment.py*--locked*) [ ! -e {moved} ]; exit;; '
+            '*environment.py*) exit 1;; esac\necho "python $*"\n')  # fmt: skip
+    program(checkout / "programs/uv", UV)
+    (checkout / "requirements.lock").write_text("torch==2.9.0\n")
+    assert call(checkout, "--locked").stdout.splitlines()[-1] == "python -m labreport --locked"
+    _, install = calls(checkout)
+    lock = checkout / "requirements.lock"
+    assert f"--constraint {lock} --requirement {lock} --editable {checkout}[test]" in install
+    call(checkout, "--locked")
+    assert calls(checkout) == []
+    moved.touch()
+    call(checkout)
+    assert calls(checkout) == []  # it has what is needed: left as it is
+    call(checkout, "--locked")
+    assert "--requirement" in calls(checkout)[-1]
+
+
+def test_locked_leaves_an_active_environment_to_the_check_of_its_versions(checkout):
+    program(checkout / "active/bin/python", PYTHON.format(status=0, check=0))
+    done = call(checkout, "--locked", VIRTUAL_ENV=str(checkout / "active"))
+    assert done.stdout == "python -m labreport --locked\n"
+    assert not (checkout / ".venv").exists()
 
 
 def test_help_needs_no_environment(checkout):

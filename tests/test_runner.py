@@ -109,6 +109,10 @@ def test_only_what_changed_is_executed_again(job, without_kernels, monkeypatch):
     execute_notebooks(job, {}, lines)
     assert lines.executed() == {SECOND, SUMMARY}
 
+    monkeypatch.setattr(runner, "unlocked", lambda lock: ["numpy 2 (locked 3)"])
+    execute_notebooks(job, {}, lines)  # its appendix says so
+    assert lines.executed() == {SUMMARY}
+
     job = replace(job, inputs={FIRST: {"data": "another fingerprint"}})
     execute_notebooks(job, {}, lines)
     assert lines.executed() == {FIRST}
@@ -200,6 +204,18 @@ def test_interrupted_it_stops_its_kernels_and_keeps_what_was_finished(job, tmp_p
     lines = Lines()
     execute_notebooks(job, {}, lines)
     assert lines.executed() == {SECOND, SUMMARY}
+
+
+def test_a_killed_call_s_lock_on_the_report_is_taken_over_without_a_word(tmp_path):
+    hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / ".lock")], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    holder.kill()
+    holder.communicate()
+    lines, started = Lines(), time.monotonic()
+    with only_one(tmp_path, lines):
+        assert time.monotonic() - started < 5
+    assert lines.said == []
 
 
 def test_a_second_call_on_the_same_report_waits_and_says_so(tmp_path):

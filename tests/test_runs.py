@@ -138,6 +138,50 @@ def test_two_processes_on_one_store_train_once(tiny_config, tiny_data, tmp_path)
     assert [event["epoch"] for event in events] == [1, 2, 3]
 
 
+TWO_AT_WORK = """
+import pickle, sys, time
+from simclr_core import evaluate
+from simclr_core.evaluate import ProbeConfig, fit_probe
+from simclr_core.pretrain import pretrain
+
+config, data = pickle.load(open(sys.argv[2], "rb"))
+real = evaluate._fit_probe
+
+def slow_probe(*given):
+    print("probing", flush=True)
+    time.sleep(2)
+    return real(*given)
+
+evaluate._fit_probe = slow_probe
+print("ready", flush=True)
+sys.stdin.readline()
+run = pretrain(config, data, sys.argv[1], progress=lambda event: print("epoch", event["epoch"], flush=True))
+print("accuracy", fit_probe(run, data, ProbeConfig((0, 100), epochs=2))["accuracies"])
+"""
+
+
+def test_two_processes_on_one_store_train_and_evaluate_once(tiny_config, tiny_data, tmp_path):
+    import pickle
+
+    (tmp_path / "given").write_bytes(pickle.dumps((tiny_config, tiny_data)))
+    command = [sys.executable, "-c", TWO_AT_WORK, str(tmp_path / "runs"), str(tmp_path / "given")]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    workers = [subprocess.Popen(command, **pipes, text=True) for _ in range(2)]
+    for worker in workers:
+        assert worker.stdout.readline() == "ready\n", worker.stderr.read()
+    for worker in workers:
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    said, errors = zip(*(worker.communicate() for worker in workers), strict=True)
+    assert [worker.returncode for worker in workers] == [0, 0], errors
+    lines = [text.splitlines() for text in said]
+    assert sorted(line for each in lines for line in each if "epoch" in line) == ["epoch 1", "epoch 2", "epoch 3"]
+    assert sum(each.count("probing") for each in lines) == 1
+    assert lines[0][-1] == lines[1][-1] and lines[0][-1].startswith("accuracy [")
+    assert "another process is at work on this run; waiting for it" in "".join(errors)
+    assert len(list((tmp_path / "runs").glob("*/probe-*.json"))) == 1
+
+
 def test_run_name_follows_the_recipe_behind_the_augmentations_name(tiny_config, monkeypatch):
     from dataclasses import replace
 

@@ -64,6 +64,26 @@ def test_abstract_and_tables_of_a_report_without_results_say_so_without_failing(
         assert list(frame({}).columns) and frame({}).empty
 
 
+def test_environment_table_ends_with_what_differs_from_the_lock(tmp_path, monkeypatch):
+    from importlib.metadata import version
+
+    lock = tmp_path / "requirements.lock"
+    monkeypatch.setattr("labreport.environment.LOCK", lock)
+
+    def last_row() -> str:
+        row = summary.environment_frame(results()).iloc[-1]
+        assert row["section"] == "this summary"
+        return row["versions"]
+
+    assert last_row() == "not compared with requirements.lock, which is not here"
+    lock.write_text(f"numpy=={version('numpy')}\n")
+    assert last_row() == "all as in requirements.lock"
+    lock.write_text(f"numpy=={version('numpy')}\nscipy==0.1\nno-such-package==2\n")
+    assert last_row() == (
+        f"not as in requirements.lock: scipy {version('scipy')} (locked 0.1), no-such-package missing (locked 2)"
+    )
+
+
 def test_limits_name_few_seeds_stand_ins_and_reduced_settings_and_only_then():
     made = results(reduced="two epochs", stand_in_for="mnist")
     text = summary.limits(made, judge(made))

@@ -58,6 +58,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="set the stored runs of these notebooks aside first")
     parser.add_argument("--from", metavar="DIR", dest="source", help="render from the stored runs of a report or run "
                         "store; nothing is trained, no data are read")  # fmt: skip
+    parser.add_argument("--locked", action="store_true", help="only in an environment with exactly the versions of "
+                        "requirements.lock: .venv is made so, another active one is refused")  # fmt: skip
     parser.add_argument(
         "--list", action="store_true", help="print every run, stored or not, PFLOP and minutes; no more"
     )
@@ -101,7 +103,9 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     """Returns the exit status; what the user can mend is told in one line."""
     try:
         if arguments[:1] == ["test"]:
-            return _run_tests(root, arguments[1:])
+            if "--locked" in arguments:
+                _require_locked_versions()
+            return _run_tests(root, [word for word in arguments[1:] if word != "--locked"])
         end = arguments.index("--") if "--" in arguments else len(arguments)
         return _dispatch(parse(arguments[:end]), arguments[end + 1 :], root)
     except UserError as error:
@@ -125,6 +129,13 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         return 2
 
 
+def _require_locked_versions() -> None:
+    from labreport.environment import check_locked, read_lock
+
+    if wrong := check_locked(read_lock()):
+        raise UserError(wrong)
+
+
 def _run_tests(root: Path, arguments: Sequence[str]) -> int:
     from labreport.references import run_tests
     from labreport.stand_ins import data_environment
@@ -143,6 +154,8 @@ def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path)
 
         print(compare_reports(*options.reports))
         return 0
+    if options.locked:
+        _require_locked_versions()
     from labreport.progress import Reporter
     from labreport.references import update_references
     from labreport.stand_ins import data_environment

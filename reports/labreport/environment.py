@@ -1,6 +1,7 @@
 """Does the interpreter that runs this file have everything pyproject.toml asks for? `python environment.py [extra …]`
 
-Exit status 0 if so; else 1, and a line on stderr saying what is missing. Run as a file, by run_all.sh, in environments
+Exit status 0 if so; else 1, and a line on stderr saying what is missing. `python environment.py --locked` asks, without
+a word, whether it has the very versions of requirements.lock. Run as a file, by run_all.sh, in environments
 that may have nothing installed: the standard library only, and `packaging`, which comes with pytest and Jupyter.
 """
 
@@ -9,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+LOCK = PYPROJECT.with_name("requirements.lock")
+NAMED = 3  # differences named in an error; the report names all
 
 
 def missing(project: dict, extras: list[str]) -> list[str]:
@@ -29,7 +32,46 @@ def missing(project: dict, extras: list[str]) -> list[str]:
     return lacking
 
 
+def unlocked(lock: str) -> list[str]:
+    """Packages installed here in another version than a lock file's text has for this platform, or not at all."""
+    from packaging.requirements import Requirement
+
+    differing = []
+    for requirement in (Requirement(line) for line in lock.splitlines() if line.strip() and line[0] != "#"):
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        locked = str(requirement.specifier).removeprefix("==")
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            differing.append(f"{requirement.name} missing (locked {locked})")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            differing.append(f"{requirement.name} {installed} (locked {locked})")
+    return differing
+
+
+def read_lock(path: Path | None = None) -> str:
+    """The lock file's text; "" where there is none (the package installed without its checkout)."""
+    path = path or LOCK
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def check_locked(lock: str) -> str:
+    """What is wrong, in a line, with using this environment under --locked; "" if nothing is."""
+    if not lock:
+        return "--locked: there is no requirements.lock here"
+    differing = unlocked(lock)
+    if not differing:
+        return ""
+    more = f" and {len(differing) - NAMED} more" if len(differing) > NAMED else ""
+    return (f"--locked: this environment ({sys.prefix}) is not that of requirements.lock: "
+            f"{', '.join(differing[:NAMED])}{more}; deactivate it, and one is made in .venv")  # fmt: skip
+
+
 def main(extras: list[str]) -> int:
+    if extras == ["--locked"]:
+        return int(bool(check_locked(read_lock())))
     try:
         import tomllib
 

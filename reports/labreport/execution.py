@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,8 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 from traitlets.config import Config
+
+MEMORY_ADVICE = "if memory ran out, use a smaller batch_size, micro_batch, or fewer --jobs"
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Execution:
     seconds: float = 0.0  # from the start of the kernel to the end
     stopped: bool = False
     client: PapermillNotebookClient | None = None
+    process: subprocess.Popen | None = None  # the kernel's
 
     def run(self) -> str:
         """Execute; returns "" or what went wrong, in a line."""
@@ -71,8 +75,7 @@ class Execution:
                 partial = remove_error_markers(nbformat.read(unfinished, as_version=4))
                 nbformat.write(partial, failed_form(self.target))
                 unfinished.unlink()
-            last_words = self._kernel_stderr.read_text(errors="replace") if self._kernel_stderr.is_file() else ""
-            return _in_a_line(error, last_words)
+            return self._death() if isinstance(error, DeadKernelError) else _in_a_line(error)
         os.replace(unfinished, self.target)
         return ""
 
@@ -92,6 +95,14 @@ class Execution:
         if self.stopped:
             self.stop()
         self.cell = cell_index + 1
+        self.process = getattr(self.client.km.provisioner, "process", None)
+
+    def _death(self) -> str:
+        """What is known of a kernel that died: where, how, its last words; and what to try."""
+        stderr = self._kernel_stderr.read_text(errors="replace") if self._kernel_stderr.is_file() else ""
+        said = "".join(f"; it said: {line}" for line in stderr.strip().splitlines()[-1:])
+        how = how_it_ended(self.process.poll() if self.process else None)
+        return f"the kernel died in cell {self.cell} of {self.cells}, {how}: {MEMORY_ADVICE}{said}"
 
     def stop(self) -> None:
         """Kill the kernel with all its processes; `run` then ends within about a second."""
@@ -127,10 +138,14 @@ class _Engine(NBClientEngine):
 papermill_engines.register("labreport", _Engine)
 
 
-def _in_a_line(error: Exception, last_words: str) -> str:
+def how_it_ended(status: int | None) -> str:
+    """In words, a process's exit status as subprocess has it: below zero for a signal."""
+    if status is None:
+        return "nobody knows how"
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+
+
+def _in_a_line(error: Exception) -> str:
     if isinstance(error, PapermillExecutionError):
         return f"{error.ename}: {' '.join(error.evalue.split())}"
-    if isinstance(error, DeadKernelError):
-        said = "".join(f"; it said: {line}" for line in last_words.strip().splitlines()[-1:])
-        return f"the kernel died (killed, or out of memory: use a smaller batch or fewer --jobs{said})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

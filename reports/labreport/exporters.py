@@ -5,7 +5,6 @@ Work on the notebook's content is in `weave`; here are the templates' surroundin
 
 import base64
 import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from traitlets import Unicode, default
 from traitlets.config import Config
 
 from labreport.merge import Front, Section, merge
+from labreport.scratch import scratch_folder
 from labreport.text import breakable, typst_string, wrap_lines
 from labreport.weave import weave
 from simclr_core.errors import UserError
@@ -144,15 +144,15 @@ class LabReportPDFExporter(LabReportTypstExporter):
         """Compile; a character that no font has is a warning. Raises: UserError with Typst's message."""
         import typst
 
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             for name, content in assets.items():
-                Path(folder, name).write_bytes(content)
-            main = Path(folder, "report.typ")
+                (folder / name).write_bytes(content)
+            main = folder / "report.typ"
             main.write_text(source, encoding="utf8")
             for own_fonts, standards in ((True, ["ua-1"]), (False, ["ua-1"]), (False, [])):
                 options = {"ignore_system_fonts": own_fonts, "pdf_standards": standards}
                 try:
-                    pdf = typst.compile(str(main), root=folder, **options)
+                    pdf = typst.compile(str(main), root=str(folder), **options)
                 except typst.TypstError as error:
                     failure = error
                     continue

@@ -6,12 +6,12 @@ dictionaries with a type "t" and a content "c".
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from labreport.blocks import Fragment
+from labreport.scratch import scratch_folder
 from simclr_core.errors import UserError
 
 # Jupyter's Markdown, as near as pandoc comes. "@word" is no citation, raw HTML stays text, raw TeX is kept to
@@ -62,11 +62,11 @@ def _whole_or_one_by_one(convert: Callable[[list], list], fragments: list[Fragme
 
 
 def _read(texts: list[str]) -> list[list]:
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         names = []
-        Path(folder, "mark").write_text(_MARK)
+        (folder / "mark").write_text(_MARK)
         for number, text in enumerate(texts):
-            Path(folder, f"f{number}.md").write_text(text, encoding="utf8")
+            (folder / f"f{number}.md").write_text(text, encoding="utf8")
             names += [f"f{number}.md", "mark"]
         document = json.loads(_pandoc("-f", READER, "-t", "json", "--file-scope", *names, cwd=folder))
     parts: list[list] = [[]]
@@ -96,7 +96,7 @@ def _api_version() -> list[int]:
     return json.loads(_pandoc("-f", "markdown", "-t", "json", stdin=""))["pandoc-api-version"]
 
 
-def _pandoc(*arguments: str, stdin: str = "", cwd: str | None = None) -> str:
+def _pandoc(*arguments: str, stdin: str = "", cwd: Path | None = None) -> str:
     import pypandoc
 
     options = ["--wrap=none", "--syntax-highlighting=none", "--fail-if-warnings"]

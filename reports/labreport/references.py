@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from labreport.execution import Execution
 from labreport.progress import Reporter
 from labreport.project import Project
 from labreport.runner import Job
+from labreport.scratch import scratch_folder
 from simclr_core.errors import UserError
 
 VOLATILE = ("metadata.papermill", "cell.metadata.papermill", "cell.metadata.execution")
@@ -33,8 +33,8 @@ def run_tests(project: Project, arguments: Sequence[str]) -> int:
     sanitize = project.root / "tests" / "sanitize.cfg"
     if sanitize.is_file():
         nbval += ["--nbval-sanitize-with", str(sanitize)]
-    with tempfile.TemporaryDirectory(prefix="labreport-") as scratch:
-        environment = {**os.environ, **_fresh(Path(scratch))}
+    with scratch_folder() as scratch:
+        environment = {**os.environ, **_fresh(scratch)}
         return subprocess.call([sys.executable, "-m", "pytest", *nbval, *places, *arguments],
                                cwd=project.root, env=environment)  # fmt: skip
 
@@ -52,22 +52,18 @@ def update_references(project: Project, reporter: Reporter) -> int:
     """
     folder = project.root / "tests" / "reference"
     names = project.notebook_names()
-    with tempfile.TemporaryDirectory(prefix="labreport-") as scratch:
-        fresh = _fresh(Path(scratch))
-        job = Job(project, {name: {} for name in names}, Path(scratch) / "report", Path(scratch) / "runs")
+    with scratch_folder() as scratch:
+        fresh = _fresh(scratch)
+        job = Job(project, {name: {} for name in names}, scratch / "report", scratch / "runs")
         for name in names:
             environment = job.kernel_environment(name, Path(fresh["LABREPORT_PROGRESS"])) | fresh
-            execution = Execution(
-                project.notebook(name), Path(scratch) / f"{name}.ipynb", {}, environment, Path(scratch)
-            )
+            execution = Execution(project.notebook(name), scratch / f"{name}.ipynb", {}, environment, scratch)
             if error := execution.run():
                 raise UserError(f"{name} failed, no reference was changed: {error}")
             reporter.say(f"{name}: executed")
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
-            reporter.say(
-                "\n".join([name, *_replace_reference(Path(scratch) / f"{name}.ipynb", folder / f"{name}.ipynb")])
-            )
+            reporter.say("\n".join([name, *_replace_reference(scratch / f"{name}.ipynb", folder / f"{name}.ipynb")]))
     for path in folder.glob("*.ipynb"):
         if path.stem not in names:
             path.unlink()

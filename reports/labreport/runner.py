@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -12,11 +11,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from labreport.environment import read_lock, unlocked
 from labreport.executed import Executed, execution_key
 from labreport.execution import Execution
 from labreport.parameters import notebook_defaults
 from labreport.progress import Reporter, Watched, in_words
 from labreport.project import Project, is_summary
+from labreport.scratch import scratch_folder
 
 TICK_SECONDS = 0.25
 # glibc: keep freed memory, so that training does not fault its pages in again each step (1.2 to 1.7 times faster here)
@@ -86,7 +87,7 @@ def execute_notebooks(job: Job, runs_to_train: Mapping[str, int], reporter: Repo
     for stale in (job.output / "results").glob("*.json"):
         stale.unlink()
     errors: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="labreport-") as scratch:
+    with scratch_folder() as scratch:
         for last in (False, True):
             names = [name for name in job.parameters if is_summary(name) == last]
             write_results(job, errors)
@@ -98,7 +99,7 @@ def execute_notebooks(job: Job, runs_to_train: Mapping[str, int], reporter: Repo
                     reporter.say(f"{name}: unchanged, executed before")
                     errors[name] = ""
                 else:
-                    changed[name] = _watched(job, name, Path(scratch), runs_to_train.get(name, 0))
+                    changed[name] = _watched(job, name, scratch, runs_to_train.get(name, 0))
             errors |= _execute_all(job, changed, keys, reporter)
         write_results(job, errors)
     return {name: errors[name] for name in job.parameters}
@@ -111,8 +112,10 @@ def stale_notebooks(job: Job) -> list[str]:
 
 
 def _key(job: Job, name: str, errors: Mapping[str, str]) -> str:
-    """The summary also follows from the others' results and from which of them failed."""
-    others = {"errors": errors, "results": merged_results(job.output)} if is_summary(name) else {}
+    """The summary also follows from the others' results, from which of them failed, and from what is installed."""
+    others = {}
+    if is_summary(name):
+        others = {"errors": errors, "results": merged_results(job.output), "unlocked": unlocked(read_lock())}
     return execution_key(job.project.notebook(name), job.parameters[name], **job.inputs.get(name, {}), **others)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from labreport.claims import Verdict
+from labreport.environment import read_lock, unlocked
 from labreport.project import project_root
 from labreport.rules import FAILS, HOLDS, NOT_TESTED, UNDECIDED
 from labreport.statistics import count_seeds, summarise
@@ -163,7 +164,20 @@ def environment_frame(results: Results) -> pd.DataFrame:
             "data": literal("; ".join(f"{d['name']}: {d['source']}; SHA-256 {d['fingerprint'][:16]}…"
                                       for d in content["data"])),
         })  # fmt: skip
+    if rows:
+        rows.append(
+            {"section": "this summary", "device": "–", "versions": locked_versions(), "commit": "–", "data": "–"}
+        )
     return pd.DataFrame(rows, columns=["section", "device", "versions", "commit", "data"])
+
+
+def locked_versions() -> str:
+    """Whether the packages installed here are those of requirements.lock, and which are not."""
+    lock = read_lock()
+    if not lock:
+        return "not compared with requirements.lock, which is not here"
+    differing = unlocked(lock)
+    return f"not as in requirements.lock: {', '.join(differing)}" if differing else "all as in requirements.lock"
 
 
 def parameters_frame(results: Results) -> pd.DataFrame:
