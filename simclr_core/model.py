@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models import VisionTransformer, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -94,6 +95,12 @@ class SmallViT(VisionTransformer):
         if channels != 3:
             self.conv_proj = nn.Conv2d(channels, self.h_dim, VIT_PATCH, VIT_PATCH)
         self.heads = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with sdpa_kernel(SDPBackend.MATH):  # torch's own for the CPU takes twice as long over a step in bf16
+            return super().forward(x)
 
 
 def build_encoder(
