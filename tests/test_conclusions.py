@@ -14,15 +14,15 @@ def moved(by, values=LOW):
 
 
 OPPOSITES = [
-    ("best_temperatures", ({64: {0.1: HIGH, 0.5: LOW}, 256: {0.1: HIGH, 0.5: LOW}}, "batch"),
+    ("best_temperatures", ({64: {0.1: HIGH, 0.5: LOW}, 256: {0.1: HIGH, 0.5: LOW}}, "batch", "at batch {:g}"),
      "does not depend on the batch here: 0.1 throughout",
-     ({64: {0.1: LOW, 0.5: HIGH}, 256: {0.1: HIGH, 0.5: LOW}}, "batch"),
+     ({64: {0.1: LOW, 0.5: HIGH}, 256: {0.1: HIGH, 0.5: LOW}}, "batch", "at batch {:g}"),
      "depends on the batch here: 0.5 at batch 64, 0.1 at batch 256"),
     ("batch_and_length", ({64: {10: LOW, 100: HIGH}, 256: {10: HIGH, 100: HIGH}},),
-     "the lead of the larger batch shrinks, as the paper finds",
+     "the larger batch loses ground, as the paper finds",
      ({64: {10: LOW, 100: LOW}, 256: {10: LOW, 100: HIGH}},),
-     "the lead of the larger batch grows, other than the paper finds"),
-    ("gains", ({64: LOW, 1024: HIGH}, {64: LOW, 1024: LOW}, "batch"), "SimCLR gains more.",
+     "the larger batch gains ground, other than the paper finds"),
+    ("gains", ({64: LOW, 1024: HIGH}, {64: LOW, 1024: LOW}, "images"), "SimCLR gains more.",
      ({64: LOW, 1024: LOW}, {64: LOW, 1024: HIGH}, "batch"), "SimCLR gains no more."),
     ("order_of_encoders", ({"a": LOW, "b": moved(0.1), "c": HIGH}, {"parameters": {"a": 1, "b": 2, "c": 3}}),
      "**c** (61.0 ± 1.0 %). Over the 3 encoders, accuracy rises with parameters (rank correlation +1.00)",
@@ -77,7 +77,7 @@ def test_fewer_than_three_seeds_are_no_verdict(seeds, says):
 
 
 def test_a_sweep_with_one_value_claims_nothing():
-    assert "Only one batch was run" in conclusions.best_temperatures({64: {0.1: LOW}}, "batch")
+    assert "Only one batch was run" in conclusions.best_temperatures({64: {0.1: LOW}}, "batch", "at {}")
     assert "says nothing" in conclusions.batch_and_length({64: {10: LOW, 100: LOW}})
     assert "says nothing" in conclusions.batch_and_length({64: {10: LOW}, 128: {10: LOW}})
 

@@ -25,24 +25,24 @@ def best_setting(sweep: Sweep) -> float:
     return max(sorted(sweep), key=lambda setting: summarise(sweep[setting]).mean)
 
 
-def best_temperatures(sweeps: Mapping[float, Sweep], what: str) -> str:
+def best_temperatures(sweeps: Mapping[float, Sweep], what: str, at: str) -> str:
     """Whether the best temperature is the same under every value of another setting.
 
     Args:
         sweeps: value of the other setting -> temperature -> seed -> accuracy.
-        what: the other setting, e.g. "batch".
+        what: the other setting, e.g. "batch". at: how a value of it is said, e.g. "at batch {:,g}".
     """
     best = {value: best_setting(sweeps[value]) for value in sorted(sweeps)}
-    each = ", ".join(f"{temperature:g} at {what} {value:,g}" for value, temperature in best.items())
+    each = ", ".join(f"{temperature:g} {at.format(value)}" for value, temperature in best.items())
     if len(best) < 2:
-        return f"Only one {what} was run: {each}."
+        return f"Only one {what} was run: the best temperature is {each}."
     if len(set(best.values())) == 1:
         return f"The best temperature does not depend on the {what} here: {next(iter(best.values())):g} throughout."
     return f"The best temperature depends on the {what} here: {each}."
 
 
 def batch_and_length(sweeps: Mapping[float, Sweep]) -> str:
-    """The paper's finding, that small batches need more epochs: is the larger batch's lead smaller after more of them?
+    """The paper's finding, that small batches need more epochs: does the larger batch lose its lead with more of them?
 
     Args:
         sweeps: batch -> epochs -> seed -> accuracy.
@@ -53,11 +53,10 @@ def batch_and_length(sweeps: Mapping[float, Sweep]) -> str:
         return "One batch or one length says nothing about whether small batches need more epochs."
     leads = {epochs: paired_difference(sweeps[large][epochs], sweeps[small][epochs]) for epochs in (short, long)}
     now, later = leads[short].mean, leads[long].mean
-    finding = "shrinks" if later < now else "grows" if later > now else "stays"
+    ground = "loses ground" if later < now else "gains ground" if later > now else "keeps its distance"
     agrees = "as the paper finds" if now > 0 and later < now else "other than the paper finds"
-    return (f"Batch {large:,g} against batch {small:,g}: {leads[short].points()} after {short:g} epochs, "
-            f"{leads[long].points()} after {long:g}; with more epochs the lead of the larger batch {finding}, "
-            f"{agrees}.")  # fmt: skip
+    return (f"Batch {large:,g} against batch {small:,g}: {leads[short].points()} by epoch {short:g}, "
+            f"{leads[long].points()} by epoch {long:g}; with more epochs the larger batch {ground}, {agrees}.")  # fmt: skip
 
 
 def gains(simclr: Sweep, supervised: Sweep, what: str) -> str:
@@ -65,8 +64,8 @@ def gains(simclr: Sweep, supervised: Sweep, what: str) -> str:
     small, large = min(simclr), max(simclr)
     own, other = (paired_difference(sweep[large], sweep[small]) for sweep in (simclr, supervised))
     more = "more" if own.mean > other.mean else "no more"
-    return (f"From {what} {small:,g} to {large:,g} SimCLR gains {own.points()}, supervised learning {other.points()}: "
-            f"SimCLR gains {more}.")  # fmt: skip
+    return (f"From {small:,g} to {large:,g} {what} SimCLR changes by {own.points()}, supervised learning by "
+            f"{other.points()}: SimCLR gains {more}.")  # fmt: skip
 
 
 def order_of_encoders(accuracies: Mapping[str, Seeded], costs: Mapping[str, Mapping[str, float]]) -> str:
