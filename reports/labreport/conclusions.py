@@ -55,8 +55,10 @@ def batch_and_length(sweeps: Mapping[float, Sweep]) -> str:
     now, later = leads[short].mean, leads[long].mean
     ground = "loses ground" if later < now else "gains ground" if later > now else "keeps its distance"
     agrees = "as the paper finds" if now > 0 and later < now else "other than the paper finds"
-    return (f"Batch {large:,g} against batch {small:,g}: {leads[short].points()} by epoch {short:g}, "
-            f"{leads[long].points()} by epoch {long:g}; with more epochs the larger batch {ground}, {agrees}.")  # fmt: skip
+    by_epoch = ", ".join(f"{leads[epochs].points()} by epoch {epochs:g}" for epochs in (short, long))
+    return (
+        f"Batch {large:,g} against batch {small:,g}: {by_epoch}; with more epochs the larger batch {ground}, {agrees}."
+    )
 
 
 def gains(simclr: Sweep, supervised: Sweep, what: str) -> str:
