@@ -189,7 +189,7 @@ def wait_for_orphans(folder: Path) -> float:
 
 def temporary_files(checkout: Checkout) -> list[str]:
     """Half-written files in store, report and data."""
-    found = (path for pattern in (".*.tmp", "*.unfinished.ipynb") for path in checkout.root.rglob(pattern))
+    found = (path for pattern in ("*.tmp", "*.unfinished.ipynb") for path in checkout.root.rglob(pattern))
     return sorted(str(path.relative_to(checkout.root)) for path in found)
 
 

@@ -172,6 +172,23 @@ def test_two_notebooks_run_at_a_time_and_the_summary_after_them(job, tmp_path):
     assert summary_text(job) == "found ['01_first', '02_second'] failed []\n"
 
 
+def test_a_damaged_executed_notebook_is_executed_again_and_not_rendered(job, without_kernels, capsys):
+    small = replace(job, parameters={FIRST: {}, SUMMARY: {}})
+    execute_notebooks(small, {}, Lines())
+    path = job.output / "notebooks" / "01_first.ipynb"
+    whole, content = path.read_bytes(), results(job)
+    path.write_bytes(whole.replace(b"# 01_first", b"# 01_fjrst"))
+    assert path.read_bytes() != whole
+    lines = Lines()
+    assert runner.stale_notebooks(small) == [FIRST]
+    execute_notebooks(small, {}, lines)
+    assert lines.executed() == {FIRST}
+    assert f"{path} is damaged (its checksum does not fit); set aside as" in capsys.readouterr().err
+    assert path.read_bytes() == whole and results(job) == content
+    execute_notebooks(small, {}, lines)
+    assert lines.executed() == set()
+
+
 def test_kernels_find_report_store_threads_and_progress_file(job, monkeypatch, tmp_path):
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("LABREPORT_FROM", "1")

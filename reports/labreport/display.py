@@ -86,11 +86,9 @@ def _write(name: str, content: Callable[[], bytes]) -> None:
     folder = os.environ.get("LABREPORT_OUTPUT")
     if not folder:
         return
-    path = Path(folder, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(content())
-    temporary.replace(path)
+    from simclr_core.runs import write_atomically
+
+    write_atomically(Path(folder, name), content())
 
 
 def _display(data: dict[str, str], **metadata: str) -> None:

@@ -1,7 +1,8 @@
 """Executed notebooks, kept and found again: `<report>/notebooks/<name>.ipynb` with `<name>.json` beside it.
 
-The sidecar holds a key over everything the notebook's outputs follow from, and its results. It is written last, after
-a complete execution, so what a notebook's own metadata say about its execution is never asked.
+The sidecar holds a key over everything the notebook's outputs follow from, its results, and the SHA-256 of the notebook
+and of each figure and table that it wrote beside the report, so that a damaged one is executed again and not rendered.
+It is written last, after a complete execution: what a notebook's own metadata say about its execution is never asked.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ from typing import Any
 
 import simclr_core
 from labreport.parameters import read_notebook
-from simclr_core.runs import provenance, write_atomically
+from simclr_core.errors import StoreError
+from simclr_core.runs import file_sha256, provenance, read_json, set_aside, write_atomically, write_json
 
 PACKAGES = (Path(simclr_core.__file__).parent, Path(__file__).parent)
 LIBRARIES = ("papermill", "ipykernel", "matplotlib", "pandas", "scipy")  # beside those in provenance()
@@ -41,14 +43,33 @@ class Executed:
         return self.path.with_suffix(".json")
 
     def is_current(self, key: str) -> bool:
-        return self.path.is_file() and self._read_sidecar().get("key") == key
+        """True if it was executed with this key and is whole; what is damaged is named and set aside."""
+        sidecar = self._read_sidecar()
+        return sidecar.get("key") == key and all(self._is_whole(*file) for file in sidecar["files"].items())
+
+    def _is_whole(self, name: str, checksum: str) -> bool:
+        path = self.report / name
+        if path.is_file() and file_sha256(path) == checksum:
+            return True
+        if path.exists():
+            set_aside(path, f"{path} is damaged (its checksum does not fit)")
+        return False
 
     def _read_sidecar(self) -> dict[str, Any]:
+        """Empty where there is no whole one."""
         try:
-            content = json.loads(self.sidecar.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(self.sidecar)
+        except StoreError:
             return {}
-        return content if isinstance(content, dict) else {}
+
+    def _written(self) -> list[Path]:
+        """The executed notebook, and the figures and tables that it wrote, by the labels of its outputs."""
+        outputs = [output for cell in read_notebook(self.path).cells for output in cell.get("outputs", [])]
+        labels = [output.get("metadata", {}).get("labreport", {}).get("label", "") for output in outputs]
+        folders = {"fig": ("figures", "pdf"), "tbl": ("tables", "csv")}
+        beside = [self.report / folder / f"{label}.{suffix}" for label in labels
+                  for kind, (folder, suffix) in folders.items() if label.startswith(f"{kind}-")]  # fmt: skip
+        return [self.path, *(path for path in beside if path.is_file())]
 
     def conclude(self, key: str, error: str) -> None:
         """After an execution: keep a complete one with the results it wrote, drop what a failed one wrote."""
@@ -56,7 +77,10 @@ class Executed:
             self.results.unlink(missing_ok=True)
             return
         results = self.results.read_text(encoding="utf-8") if self.results.is_file() else None
-        write_atomically(self.sidecar, json.dumps({"key": key, "results": results}, indent=1) + "\n")
+        files = {str(path.relative_to(self.report)): file_sha256(path) for path in self._written()}
+        if self.sidecar.is_dir():
+            set_aside(self.sidecar, f"{self.sidecar} is damaged (a folder)")
+        write_json(self.sidecar, {"key": key, "results": results, "files": files})
 
     def restore_results(self) -> None:
         """Put the results back where 99_summary reads them, as they were kept."""

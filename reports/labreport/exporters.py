@@ -4,7 +4,6 @@ Work on the notebook's content is in `weave`; here are the templates' surroundin
 """
 
 import base64
-import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from labreport.scratch import scratch_folder
 from labreport.text import breakable, typst_string, wrap_lines
 from labreport.weave import weave
 from simclr_core.errors import UserError
+from simclr_core.runs import write_atomically
 
 TEXT_COLUMNS, CODE_COLUMNS = 90, 106  # monospaced characters on a line of the PDF, of outputs and of code
 CJK_FONTS = ("Noto Serif CJK SC", "Noto Sans CJK SC", "Source Han Serif SC", "Noto Serif SC", "Noto Sans SC")
@@ -31,12 +31,9 @@ def render(sections: list[Section], front: Front, output: Path) -> tuple[Path, P
     notebook = merge(sections, front)
     html, _ = LabReportHTMLExporter().from_notebook_node(notebook)
     pdf, _ = LabReportPDFExporter().from_notebook_node(notebook)
-    output.mkdir(parents=True, exist_ok=True)
     paths = output / "report.html", output / "report.pdf"
     for path, content in zip(paths, (html.encode(), pdf), strict=True):
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomically(path, content)
     return paths
 
 
