@@ -412,7 +412,7 @@ def test_extended_runs_what_the_claims_on_sweeps_and_few_labels_need():
             continue
         kind, number, percent, _ = match.groups()
         value = float(number.replace("_", "."))
-        lists = {"epochs": sweeps["epochs"], ".t": sweeps["temperatures"]}
+        lists = {"epochs": sweeps["lengths"], ".t": sweeps["temperatures"]}
         assert (value / 100 in few["fractions"]) if percent else value in lists.get(kind, sweeps["batch_sizes"]), key
         found += 1
     assert found == 18, needed
