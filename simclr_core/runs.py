@@ -291,12 +291,17 @@ def reopen_run(run: Run) -> None:
         path.unlink(missing_ok=True)
 
 
-def finish_run(run: Run, data_record: dict, threads: int) -> None:
-    """Write provenance.json with the checksums of the run's files; from here on the run is finished."""
+def finish_run(run: Run, data_record: dict, threads: int, processes: list[dict]) -> None:
+    """Write provenance.json with the checksums of the run's files; from here on the run is finished.
+
+    Args:
+        processes: what trained it, part by part (Processes.record): a run may be resumed by another number of them.
+    """
     files = {path.name: file_sha256(path) for path in sorted(run.path.glob("*"))
              if path.suffix in (".safetensors", ".csv")}  # fmt: skip
     write_json(run.path / "provenance.json",
-               {**provenance(run.config.device), "data": data_record, "threads": threads, "files": files})  # fmt: skip
+               {**provenance(run.config.device), "data": data_record, "threads": threads, "processes": processes,
+                "files": files})  # fmt: skip
     (run.path / "checkpoint.pt").unlink(missing_ok=True)
 
 
