@@ -224,6 +224,15 @@ def test_a_run_whose_process_is_killed_ends_quietly_and_goes_on_with_another_num
     assert [part["count"] for part in run.record["processes"]] == [2, count]
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")
+def test_two_gpus_give_what_one_gives(tmp_path):
+    config = replace(RUN, device="cuda")
+    one = pretrain(config, load_dataset("digits"), tmp_path / "one")
+    arguments = ["--config", config_file(tmp_path, config), "--store", str(tmp_path / "two")]
+    results(2, command, arguments)
+    assert stored(tmp_path / "two", config).losses == pytest.approx(one.losses, abs=1e-3)
+
+
 def test_a_run_without_sync_says_so_in_its_provenance(alone, tmp_path):
     arguments = ["--config", config_file(tmp_path), "--store", str(tmp_path / "store"), "--no-batch-norm-sync"]
     results(2, command, arguments)
