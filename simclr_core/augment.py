@@ -194,16 +194,26 @@ def _draw_boxes(recipe: ViewRecipe, n: int, height: int, width: int, generator: 
 
 
 def make_views(
-    images: Tensor, recipe: ViewRecipe, mean: tuple[float, ...], std: tuple[float, ...], generator: Generator
+    images: Tensor,
+    recipe: ViewRecipe,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    generator: Generator,
+    rows: Tensor | None = None,
+    n: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Two views x_i, x_j of every image: the halves of one stacked tensor, unless view 1 is the image itself.
 
+    Args:
+        rows, n: the images are these rows of a batch of n, and their views those they have in it.
     Shapes, errors: `apply_recipe`.
     """
     _check(images, mean, std)
     identity = recipe.first_view == "identity"
     stacked = images if identity else torch.cat([images, images])
-    parameters = draw_parameters(recipe, len(stacked), *images.shape[1:3], generator)
+    rows, n = (torch.arange(len(images)), len(images)) if rows is None else (rows, n)
+    parameters = draw_parameters(recipe, n if identity else 2 * n, *images.shape[1:3], generator)
+    parameters = parameters[rows if identity else torch.cat([rows, rows + n])]
     views = apply_recipe(stacked, recipe, parameters, mean, std)
     return (normalise(images, mean, std), views) if identity else (views[: len(images)], views[len(images) :])
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from simclr_core.augment import VIEW_RECIPES, make_views, view_recipe
 from simclr_core.data import Dataset
+from simclr_core.distributed import ALONE, Processes, Share
 from simclr_core.errors import StoreError, UserError, enough_memory
 from simclr_core.loss import nt_xent_loss
 from simclr_core.model import ENCODERS, HEADS, build_encoder, build_projection_head
@@ -189,6 +191,7 @@ def pretrain(
     store: str | Path,
     keep_epochs: Sequence[int] = (),
     progress: Callable[[dict], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Run:
     """Return the stored run if it is finished, resume it if it was cut off, train it otherwise.
 
@@ -197,6 +200,7 @@ def pretrain(
     Args:
         keep_epochs: epochs whose encoder is kept beside the last one; not part of the run's identity.
         progress: called after each epoch with run, epoch, epochs, loss, seconds_left.
+        processes: that share the work (simclr_core.command); not part of the run's identity either.
     Raises: UserError for images outside the data, a device that is not there, a loss that is not finite,
         or a store that cannot be written.
     """
@@ -216,15 +220,18 @@ def pretrain(
             raise UserError("device 'cuda' was asked for but there is no CUDA GPU here; use device 'cpu'")
         _ = data.train.images  # a data set without its images says so before anything is written
         if stored:
-            _train_again(stored, data, keep_epochs, progress)
+            _train_again(stored, data, keep_epochs, progress, processes)
             return stored
         write_json(run.path / "config.json", config.identity())
+        worked = [processes.record()]
         if config.objective == "none":
             _save_weights(run, "encoder.safetensors", config.build_encoder(data.record()))
             write_history(run.path / "history.csv", [])
         else:
-            _Training(run, data, keep_epochs, progress).train()
-        finish_run(run, data.record(), torch.get_num_threads())
+            training = _Training(run, data, keep_epochs, progress, processes)
+            training.train()
+            worked = training.worked
+        finish_run(run, data.record(), torch.get_num_threads(), worked)
     return run
 
 
@@ -247,12 +254,13 @@ def _memory_for(config: PretrainConfig):
     )
 
 
-def _train_again(run: Run, data: Dataset, keep_epochs: Sequence[int], progress) -> None:
+def _train_again(run: Run, data: Dataset, keep_epochs: Sequence[int], progress, processes: Processes) -> None:
     """Train a finished run once more, beside it, for the encoders of more epochs; it stays finished meanwhile."""
     kept = {epoch for epoch in range(1, run.config.epochs) if (run.path / kept_name(epoch)).is_file()}
     again = Run(run.path.parent / ".again" / run.name, run.config)
-    _Training(again, data, kept | set(keep_epochs), progress).train()
-    adopt_run(run, again, data.record(), torch.get_num_threads())
+    training = _Training(again, data, kept | set(keep_epochs), progress, processes)
+    training.train()
+    adopt_run(run, again, data.record(), torch.get_num_threads(), training.worked)
 
 
 def _save_weights(run: Run, name: str, module: nn.Module) -> str:
@@ -266,18 +274,23 @@ def _save_weights(run: Run, name: str, module: nn.Module) -> str:
 class _Training:
     """The state of one pre-training run and its loop."""
 
-    def __init__(self, run: Run, data: Dataset, keep_epochs: Sequence[int], progress):
+    def __init__(self, run: Run, data: Dataset, keep_epochs: Sequence[int], progress,
+                 processes: Processes = ALONE):  # fmt: skip
         config = self.config = run.config
+        self.processes, self.worked = processes, [processes.record()]
         self.run, self.progress, self.keep_epochs = run, progress, set(keep_epochs)
         self.recipe = view_recipe(config.augmentation, config.strength)
         self.mean, self.std = data.mean, data.std
         self.images = data.train.images[slice(*config.images)].to(config.device)  # uint8 (N_all, S, S, C)
         record = data.record()
-        self.encoder = config.build_encoder(record).to(config.device, memory_format=torch.channels_last)
-        self.head = config.build_projection_head(record).to(config.device)
+        encoder = config.build_encoder(record).to(config.device, memory_format=torch.channels_last)
+        self.encoder = processes.synchronise(encoder, config.device)
+        self.head = processes.synchronise(config.build_projection_head(record).to(config.device), config.device)
         self.optimizer = build_optimizer(config.optimizer, (self.encoder, self.head), config.lr,
                                          config.weight_decay, config.momentum)  # fmt: skip
-        self.steps_per_epoch = len(batches(torch.arange(len(self.images)), config.batch_size))
+        sizes = [len(part) for part in batches(torch.arange(len(self.images)), config.batch_size)]
+        self.steps_per_epoch = len(sizes)
+        self.shares = {n: self._share(n) for n in set(sizes)}
         self.history: list[dict] = []
         self.kept: dict[str, str] = {}  # file of a kept encoder -> its SHA-256
         self._begin_epoch()
@@ -287,9 +300,28 @@ class _Training:
         self.steps_done, self.seconds = 0, 0.0  # of the epoch under way
         self.total = torch.zeros((), device=self.config.device, dtype=torch.float64)  # sum of losses over its images
 
+    def _share(self, n: int) -> Share:
+        """This process's share (alone: all) of a batch of n images, chunk by chunk."""
+        return self.processes.share(batches(torch.arange(n), self.config.micro_batch or n))
+
     def train(self) -> None:
         self._resume()
+        if self.processes.count > 1:
+            self.processes.tell((self.config, self.run.name, self._state()))
+        self._train_epochs()
+        _save_weights(self.run, "encoder.safetensors", self.encoder)
+        _save_weights(self.run, "projection_head.safetensors", self.head)
+        write_history(self.run.path / "history.csv", self.history)
+
+    def join(self, state: bytes) -> None:
+        """Train with the process that leads, from its state on; that one does the writing."""
+        self._restore(torch.load(io.BytesIO(state), map_location=self.config.device, weights_only=True))
+        self.saved_at = math.inf
+        self._train_epochs()
+
+    def _train_epochs(self) -> None:
         self.encoder.train(), self.head.train()
+        self.processes.meet()  # before any clock starts
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
             loss = self._train_epoch(epoch)
             lr, seconds = self.optimizer.param_groups[0]["lr"], self.seconds
@@ -306,15 +338,11 @@ class _Training:
             except BaseException:  # whoever stops the run here loses nothing
                 self._checkpoint()
                 raise
-        _save_weights(self.run, "encoder.safetensors", self.encoder)
-        _save_weights(self.run, "projection_head.safetensors", self.head)
-        write_history(self.run.path / "history.csv", self.history)
 
     def _train_epoch(self, epoch: int) -> float:
         """What is left of one pass over the images in a fresh order; returns the mean loss over the views, in nats."""
         config, started = self.config, time.perf_counter() - self.seconds
         order = torch.randperm(len(self.images), generator=generator(config.seed, "order", epoch))
-        order = order.to(config.device, non_blocking=True)  # indexing by a CPU tensor would wait for the GPU
         warmup = round(config.warmup_epochs * self.steps_per_epoch)
         for k, index in enumerate(batches(order, config.batch_size)[self.steps_done :], self.steps_done):
             step = (epoch - 1) * self.steps_per_epoch + k
@@ -322,8 +350,10 @@ class _Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = config.lr * factor
             views = generator(config.seed, "views", step)
-            x_i, x_j = make_views(self.images[index], self.recipe, self.mean, self.std, views)
-            self.total += self.step(x_i, x_j) * len(index)
+            share = self.shares[len(index)]
+            own = index[share.rows].to(config.device, non_blocking=True)  # a CPU tensor as index would wait for the GPU
+            x_i, x_j = make_views(self.images[own], self.recipe, self.mean, self.std, views, share.rows, share.n)
+            self.total += self.step(x_i, x_j, share) * share.n
             self.steps_done = k + 1
             if self.steps_done < self.steps_per_epoch and self._checkpoint_is_due():
                 self._finite_loss()  # waits for the device
@@ -345,30 +375,32 @@ class _Training:
             )
         return total
 
-    def step(self, x_i: Tensor, x_j: Tensor) -> Tensor:
-        """One optimiser step on two views, each (N, C, S, S); returns the loss, detached."""
+    def step(self, x_i: Tensor, x_j: Tensor, share: Share | None = None) -> Tensor:
+        """One optimiser step on two views, each (N, C, S, S), of this process's share; returns the loss, detached."""
+        share = share or self._share(len(x_i))
         self.optimizer.zero_grad(set_to_none=True)
-        if 0 < self.config.micro_batch < len(x_i):
-            loss = self._cached_backward(x_i, x_j)
+        if 0 < self.config.micro_batch < share.n:
+            loss = self._cached_backward(x_i, x_j, share)
         else:
-            loss = nt_xent_loss(*self.project(x_i, x_j), self.config.temperature)
+            loss = nt_xent_loss(*share.gather(*self.project(x_i, x_j)), self.config.temperature)
             loss.backward()
+        self.processes.sum_gradients(self.encoder, self.head)
         self.optimizer.step()
         return loss.detach()
 
-    def _cached_backward(self, x_i: Tensor, x_j: Tensor) -> Tensor:
+    def _cached_backward(self, x_i: Tensor, x_j: Tensor, share: Share) -> Tensor:
         """The loss over the whole batch and its gradient, with the activations of micro_batch images at a time.
 
         z of every chunk without activations; loss and its gradient by z; each chunk once more, backward from there.
         Exact but for batch normalisation, whose statistics are each chunk's own. Source: Gao et al. 2021, arXiv
         2101.06983.
         """
-        sizes = [len(part) for part in batches(torch.arange(len(x_i)), self.config.micro_batch)]
+        sizes = share.sizes
         chunks = list(zip(x_i.split(sizes), x_j.split(sizes), strict=True))
         with torch.no_grad(), _still_statistics(self.encoder, self.head):
             z = [self.project(*chunk) for chunk in chunks]
         z_i, z_j = (torch.cat(part).requires_grad_() for part in zip(*z, strict=True))
-        loss = nt_xent_loss(z_i, z_j, self.config.temperature)
+        loss = nt_xent_loss(*share.gather(z_i, z_j), self.config.temperature)
         loss.backward()
         for chunk, *gradients in zip(chunks, z_i.grad.split(sizes), z_j.grad.split(sizes), strict=True):
             torch.autograd.backward(self.project(*chunk), gradients)
@@ -390,14 +422,28 @@ class _Training:
         return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
 
     def _checkpoint(self) -> None:
-        """Write all that resuming needs."""
         self.saved_at = time.monotonic()
+        write_checksummed(self.run.path / "checkpoint.pt", self._state())
+        write_history(self.run.path / "history.csv", self.history)
+
+    def _state(self) -> bytes:
+        """All that resuming needs."""
         buffer = io.BytesIO()
         torch.save({"encoder": self.encoder.state_dict(), "head": self.head.state_dict(),
                     "optimizer": self.optimizer.state_dict(), "history": self.history, "kept": self.kept,
-                    "steps_done": self.steps_done, "total": self.total, "seconds": self.seconds}, buffer)  # fmt: skip
-        write_checksummed(self.run.path / "checkpoint.pt", buffer.getvalue())
-        write_history(self.run.path / "history.csv", self.history)
+                    "steps_done": self.steps_done, "total": self.total, "seconds": self.seconds,
+                    "worked": self.worked}, buffer)  # fmt: skip
+        return buffer.getvalue()
+
+    def _restore(self, state: dict) -> None:
+        self.kept = state["kept"]
+        self.encoder.load_state_dict(state["encoder"])
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history, self.total = state["history"], state["total"]
+        self.steps_done, self.seconds = state["steps_done"], state["seconds"]
+        before = state.get("worked", [])
+        self.worked = before + [record for record in self.worked if record not in before[-1:]]
 
     def _kept_until(self, epoch: int) -> list[str]:
         return [kept_name(kept) for kept in sorted(self.keep_epochs) if kept <= min(epoch, self.config.epochs - 1)]
@@ -424,12 +470,7 @@ class _Training:
             if missing := [name for name in self._kept_until(done) if not self._is_whole(name, state["kept"])]:
                 print(f"{self.run.name}: {', '.join(missing)} must be made (again); training starts anew")
                 return
-            self.kept = state["kept"]
-            self.encoder.load_state_dict(state["encoder"])
-            self.head.load_state_dict(state["head"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.history, self.total = state["history"], state["total"]
-            self.steps_done, self.seconds = state["steps_done"], state["seconds"]
+            self._restore(state)
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise StoreError(f"{path} is no checkpoint of this run ({type(error).__name__}); remove it") from error
         print(f"{self.run.name}: resumed after epoch {done} of {self.config.epochs} and {self.steps_done} steps")
@@ -497,3 +538,9 @@ def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> f
             training.step(*make_views(training.images, training.recipe, training.mean, training.std, views)).item()
             seconds.append(time.perf_counter() - started)
     return min(seconds[1:]) / few * images * config.epochs
+
+
+if __name__ == "__main__":
+    from simclr_core.command import main
+
+    sys.exit(main())

@@ -336,7 +336,7 @@ def find_run(config, fingerprint: str, store: str | Path, mend: bool = False) ->
     return run
 
 
-def adopt_run(run: Run, again: Run, data_record: dict, threads: int) -> None:
+def adopt_run(run: Run, again: Run, data_record: dict, threads: int, processes: list[dict]) -> None:
     """Take over what a second training of a finished run left in `again`, whose folder is removed.
 
     With the same weights to the bit only the kept encoders are new, and every evaluation stays valid; with others (a
@@ -359,16 +359,21 @@ def adopt_run(run: Run, again: Run, data_record: dict, threads: int) -> None:
             set_aside(run.path / name, f"{run.path / name} is damaged (a folder)")
         os.replace(again.path / name, run.path / name)
     if not (run.path / "provenance.json").exists():
-        finish_run(run, data_record, threads)
+        finish_run(run, data_record, threads, processes)
     shutil.rmtree(again.path)
 
 
-def finish_run(run: Run, data_record: dict, threads: int) -> None:
-    """Write provenance.json with the checksums of the run's files; from here on the run is finished."""
+def finish_run(run: Run, data_record: dict, threads: int, processes: list[dict]) -> None:
+    """Write provenance.json with the checksums of the run's files; from here on the run is finished.
+
+    Args:
+        processes: what trained it, part by part (Processes.record): a run may be resumed by another number of them.
+    """
     files = {path.name: file_sha256(path) for path in sorted(run.path.glob("*"))
              if path.suffix in (".safetensors", ".csv")}  # fmt: skip
     write_json(run.path / "provenance.json",
-               {**provenance(run.config.device), "data": data_record, "threads": threads, "files": files})  # fmt: skip
+               {**provenance(run.config.device), "data": data_record, "threads": threads, "processes": processes,
+                "files": files})  # fmt: skip
     (run.path / "checkpoint.pt").unlink(missing_ok=True)
 
 

@@ -318,6 +318,16 @@ def test_the_same_seed_gives_the_same_views_and_another_seed_others():
     assert not first[0].equal(other[0])
 
 
+@pytest.mark.parametrize("name", ["strong", "r2"])
+@pytest.mark.parametrize("rows", [[3, 4, 11], []])
+def test_views_of_some_rows_are_those_that_they_have_in_the_whole_batch(name, rows):
+    images, rows = photos(20, 3), torch.tensor(rows, dtype=torch.int64)
+    whole = make_views(images, view_recipe(name), MEAN[3], STD[3], seeded())
+    some = make_views(images[rows], view_recipe(name), MEAN[3], STD[3], seeded(), rows, 20)
+    for view, part in zip(whole, some, strict=True):
+        torch.testing.assert_close(part, view[rows])
+
+
 def test_the_two_views_of_an_image_differ():
     x_i, x_j = make_views(photos(40, 3)[2:], view_recipe("color"), MEAN[3], STD[3], seeded())
     assert ((x_i - x_j).abs().amax((1, 2, 3)) > 0.05).all()

@@ -1,15 +1,16 @@
-"""Seeded values as notebooks take them apart."""
+"""Seeded values as notebooks take them apart, and runs on several devices."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
 
-from labreport.study import Lab, after, few_labels, loading_code, mean_of, mean_of_draws, per_class, pick
-from simclr_core.data import Dataset, Split
-from simclr_core.errors import UserError
+from labreport.study import Lab, after, few_labels, loading_code, mean_of, mean_of_draws, per_class, pick, pretrain_on
+from simclr_core.data import Dataset, Split, dataset_from_record, load_dataset
+from simclr_core.errors import DataNotFound, UserError
 from simclr_core.evaluate import ProbeConfig, fit_probe
 from simclr_core.pretrain import PretrainConfig, pretrain
 
@@ -79,3 +80,41 @@ def test_an_encoder_that_came_without_weights_is_said_to_be_missing(tiny_config,
     (run.path / "encoder.safetensors").unlink()
     monkeypatch.setenv("LABREPORT_OUTPUT", str(tmp_path))
     assert "is not here" in Lab("10", {}).export_encoder(run, "x") and not (tmp_path / "encoders").exists()
+
+
+CONFIG = PretrainConfig(dataset="digits", images=(0, 64), augmentation="digits", batch_size=32, epochs=2)
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMCLR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LABREPORT_PROGRESS", str(tmp_path / "progress"))
+    return Lab("02_cifar_study", {})
+
+
+@pytest.mark.slow
+def test_a_run_on_two_devices_is_trained_by_two_processes_and_read_from_the_store(lab, tmp_path, capsys):
+    data = load_dataset("digits")
+    for state in ("not in the store before", "found in the store"):
+        run = lab.pretrain({"ours": CONFIG}, [0], data, devices=2)["ours"][0]
+        assert capsys.readouterr().out == f"ours, seed 0: {run.name}, {state}\n"
+    assert run.record["processes"] == [{"count": 2, "batch_norm_sync": True}]
+    events = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert [(event["run"], event["epoch"]) for event in events] == [(run.name, 1), (run.name, 2)]
+
+
+@pytest.mark.slow
+def test_what_stops_a_run_on_two_devices_is_one_line(lab):
+    config = replace(CONFIG)
+    object.__setattr__(config, "epochs", 0)
+    with pytest.raises(UserError, match=r"^digits-.* on 2 processes: .*run.json: epochs must be at least 1, got 0$"):
+        pretrain_on(2, config, lab.store)
+
+
+def test_stored_runs_and_recorded_data_need_no_processes(lab, monkeypatch):
+    data = load_dataset("digits")
+    run = lab.pretrain({"ours": CONFIG}, [0], data)["ours"][0]
+    monkeypatch.setattr("subprocess.Popen", None)
+    assert lab.pretrain({"ours": CONFIG}, [0], data, devices=2)["ours"][0].losses == run.losses
+    with pytest.raises(DataNotFound, match="stored runs only"):
+        lab.pretrain({"ours": CONFIG}, [1], dataset_from_record(run.record["data"]), devices=2)

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from simclr_core.data import Dataset, dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound, StoreError, UserError
 from simclr_core.evaluate import ProbeConfig
 from simclr_core.pretrain import PretrainConfig, pretrain
-from simclr_core.runs import Run, find_run, provenance, read_json, run_name
+from simclr_core.runs import Run, config_record, find_run, provenance, read_json, run_name
 
 Seeds = dict[int, Run]
 
@@ -78,7 +80,7 @@ class Lab:
         return recorded[0]
 
     def pretrain(self, plan: Mapping[str, PretrainConfig], seeds: Sequence[int],
-                 data: Dataset | Mapping[str, Dataset], keep_epochs: Sequence[int] = ()
+                 data: Dataset | Mapping[str, Dataset], keep_epochs: Sequence[int] = (), devices: int = 1
                  ) -> dict[str, Seeds]:  # fmt: skip
         """Every configuration of the plan with every seed: name -> seed -> finished run; says what was stored.
 
@@ -86,6 +88,7 @@ class Lab:
             data: of all runs, or data sets by the names in the configurations.
             keep_epochs: epochs whose encoders this notebook wants, where a run has so many; those that other notebooks
                 of the report want of the same run ($LABREPORT_KEEP) are kept too.
+            devices: GPUs (or CPU processes) that share each run which is not stored.
         """
         for_others = json.loads(os.environ.get("LABREPORT_KEEP", "{}"))
         runs: dict[str, Seeds] = {}
@@ -95,8 +98,11 @@ class Lab:
             for seed in seeds:
                 seeded = replace(config, seed=seed)
                 stored = find_run(seeded, images.fingerprint, self.store) is not None
-                keep = wanted.union(for_others.get(run_name(seeded, images.fingerprint), ()))
-                run = pretrain(seeded, images, self.store, sorted(keep), _progress())
+                keep = sorted(wanted.union(for_others.get(run_name(seeded, images.fingerprint), ())))
+                progress = _progress()
+                if devices > 1 and not (stored and not keep) and not images.recorded:
+                    pretrain_on(devices, seeded, self.store, keep, progress)
+                run = pretrain(seeded, images, self.store, keep, progress)
                 runs.setdefault(name, {})[seed] = run
                 self._runs.add(run.name)
                 state = "found in the store" if stored else "not in the store before"
@@ -132,6 +138,38 @@ class Lab:
         if output:
             results.write(Path(output) / "results")
         print(f"{len(self._recorded)} results {'recorded' if output else 'computed (no report to write them to)'}")
+
+
+def pretrain_on(
+    devices: int, config: PretrainConfig, store: Path, keep_epochs: Sequence[int] = (), progress: Callable | None = None
+) -> None:
+    """Train a run on several processes of this machine, a GPU each, by torchrun; it ends in the store.
+
+    Args:
+        progress: as simclr_core.pretrain.pretrain's.
+    Raises: UserError with the command's own line if it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path, errors = Path(folder, "run.json"), Path(folder, "errors")
+        path.write_text(json.dumps(config_record(config)))
+        words = ["--config", path, "--store", store, "--processes", devices, "--events"]
+        words += ["--keep-epochs", *keep_epochs] if keep_epochs else []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        with open(errors, "w") as said, subprocess.Popen(
+            [sys.executable, "-m", "simclr_core.pretrain", *map(str, words)],
+            env=environment, stdout=subprocess.PIPE, stderr=said, text=True,
+        ) as process:  # fmt: skip
+            try:
+                for line in process.stdout:
+                    if progress and line.startswith("{"):
+                        progress(json.loads(line))
+            except BaseException:  # whatever stops this call stops the training
+                process.terminate()
+                raise
+        status = process.returncode
+        if status:
+            *_, line = [f"status {status}", *errors.read_text().splitlines()]
+            raise UserError(f"{config.label()} on {devices} processes: {line.removeprefix('error: ')}")
 
 
 def each_seed(evaluation: Callable, runs: Seeds, data: Dataset, config) -> dict[int, dict]:
