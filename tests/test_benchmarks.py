@@ -28,6 +28,12 @@ def run(*words: str) -> str:
 
 
 @pytest.fixture
+def scaling(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("scaling")
+
+
+@pytest.fixture
 def mnist_study(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return importlib.import_module("mnist_study")
@@ -100,3 +106,21 @@ def test_view_1_of_the_straightforward_mnist_form_is_the_image_as_we_normalise_i
     x_i = torch.stack([pictures[k][0] for k in range(8)])
 
     torch.testing.assert_close(x_i, normalise(data.train.images[:8], data.mean, data.std), atol=1e-6, rtol=0)
+
+
+def test_the_table_on_paper_is_the_scripts(scaling):
+    document = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    _, _, rest = document.partition("<!-- scaling:start -->\n")
+    assert rest.partition("<!-- scaling:end -->")[0].strip() == scaling.table(scaling.parse([]))
+
+
+def test_twice_the_gpus_halve_the_encoders_time_and_no_exchange_gets_cheaper(scaling):
+    eight, sixteen = (scaling.estimate(n, scaling.parse(["--network", "450"])) for n in (8, 16))
+    assert sixteen["encoder (ms)"] == pytest.approx(eight["encoder (ms)"] / 2)
+    for name in ("all-reduce of gradients (ms)", "gather of z (ms)", "BN exchanges (ms)", "loss (ms)"):
+        assert sixteen[name] >= eight[name]
+    flop, parameters, norms = scaling.count()
+    assert (
+        flop == pytest.approx(2 * 4.09e9, rel=0.02) and norms == 54
+    )  # torchvision states 4.09 GMAC; 53 and the head's
+    assert parameters == 25_557_032 - 2_049_000 + 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128
