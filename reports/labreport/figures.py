@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
@@ -25,6 +24,7 @@ GREY = "0.45"
 TALLEST = 4.2  # inches of pictures: half a page, so that text and figure share one
 GAP = 2  # pixels of white between pictures
 MARKERS = "osD^vPX*"
+MORE_COLOURS = "#F0E442", "#882255"  # for ten classes: Okabe and Ito's yellow, Tol's wine
 REPORTED = "reported by the source"
 STROKE = {"color": GREY, "marker": "|", "markersize": 13, "markeredgewidth": 2, "linestyle": "none"}
 NOTE = {"textcoords": "offset points", "color": "0.25", "fontsize": "small"}
@@ -392,31 +392,28 @@ def neighbour_rows(queries: np.ndarray, neighbours: np.ndarray, same: Sequence[S
 
 
 def plane_maps(maps: Mapping[str, tuple[np.ndarray, Sequence[int]]], class_names: Sequence[str]) -> Figure:
-    """Images as points in the plane, panels beside each other; a colour and mark a class, its name at its median.
+    """Images as points in the plane, panels beside each other; a colour and mark a class.
 
     Args:
         maps: title -> (coordinates (N, 2), class of each point). Axes have no unit.
     """
     columns = min(2, len(maps))
     rows = -(-len(maps) // columns)
-    fig = Figure(figsize=(WIDTH, 2.15 * rows + 0.3), layout="constrained")
-    cycle = [style["color"] for style in rcParams["axes.prop_cycle"]]
-    axes = fig.subplots(rows, columns, squeeze=False).flat
+    fig = Figure(figsize=(WIDTH, 2.15 * rows + 0.6), layout="constrained")
+    colours = [*(style["color"] for style in rcParams["axes.prop_cycle"]), *MORE_COLOURS]
+    axes = list(fig.subplots(rows, columns, squeeze=False).flat)
     for ax, (title, (points, labels)) in zip(axes, maps.items(), strict=False):
         points, labels = np.asarray(points), np.asarray(labels)
         for k, name in enumerate(class_names):
-            mine = points[labels == k]
-            look = {"color": cycle[k % len(cycle)], "marker": MARKERS[k % len(MARKERS)]}
-            ax.scatter(*mine.T, s=6, alpha=0.6, linewidths=0, label=name, **look)
-            if len(mine):
-                ax.annotate(name, np.median(mine, axis=0), ha="center", va="center", fontsize="small", weight="bold",
-                            path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
+            look = {"color": colours[k % len(colours)], "marker": MARKERS[k % len(MARKERS)]}
+            ax.scatter(*points[labels == k].T, s=8, alpha=0.7, linewidths=0, label=name, **look)
         ax.set_title(title)
         ax.set_xticks([])
         ax.set_yticks([])
         ax.grid(False)
-    for ax in list(axes):
+    for ax in axes[len(maps) :]:
         ax.remove()
+    _legend(fig, class_names, axes[0].get_legend_handles_labels()[0], markerscale=2)
     return _finish(fig)
 
 
@@ -479,11 +476,11 @@ def _bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _legend(fig: Figure, names: Sequence[str], handles: Sequence | None = None) -> None:
+def _legend(fig: Figure, names: Sequence[str], handles: Sequence | None = None, markerscale: float = 1) -> None:
     """Above the axes, never over the data, in as many columns as fit."""
     columns = int(WIDTH / (0.55 + INCHES_PER_CHARACTER * max(map(len, names))))
     chosen = {} if handles is None else {"handles": handles}
-    fig.legend(loc="outside upper left", ncols=min(max(columns, 1), len(names)), **chosen)
+    fig.legend(loc="outside upper left", ncols=min(max(columns, 1), len(names)), markerscale=markerscale, **chosen)
 
 
 def _finish(fig: Figure) -> Figure:
