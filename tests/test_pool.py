@@ -1,5 +1,6 @@
 """Runs computed before the notebooks: each once, to the bit as one after the other, whoever dies on the way."""
 
+import io
 import os
 import signal
 import subprocess
@@ -188,27 +189,28 @@ def test_a_worker_with_other_data_says_so(data, tmp_path):
 # ---- processes ----------------------------------------------------------------------------------------------
 
 
-def check_all_kinds_of_ends(workers, data, tmp_path: Path, said) -> None:
-    """Three good runs, one of whose workers is killed, and one that no worker can finish."""
-    runs, bad = seeds(3, data, tmp_path), planned(replace(CONFIG, lr=1e30, seed=9), data, tmp_path)
-    store, keep = tmp_path / "store", {run.name: [1] for run in runs}
-    failed = computation(workers, store, [*runs, bad], keep).run([*runs, bad])
+def check_all_kinds_of_ends(workers, output: io.StringIO, data, folder: Path) -> list[str]:
+    """Three good runs, one of whose workers is killed, and one that no worker can finish; returns what was said."""
+    runs, bad = seeds(3, data, folder), planned(replace(CONFIG, lr=1e30, seed=9), data, folder)
+    work = computation(workers, folder / "store", [*runs, bad], {run.name: [1] for run in runs})
+    work.reporter = Reporter(output)
+    failed = work.run([*runs, bad])
     assert list(failed) == [bad.name] and "the loss is" in failed[bad.name]
-    assert sorted(trainings(tmp_path)) == ["0 anew", "1 anew", "1 resumed", "2 anew", "9 anew"]
-    assert_equal_to_one_after_the_other(runs, store, tmp_path / "alone", keep=(1,))
-    lines = said()
-    assert lines[0] == f"{runs[0].name}: started, 3 waiting"
+    assert sorted(trainings(folder)) == ["0 anew", "1 anew", "1 resumed", "2 anew", "9 anew"]
+    assert_equal_to_one_after_the_other(runs, folder / "store", folder / "alone", keep=(1,))
+    lines = output.getvalue().splitlines()
+    assert f"{runs[0].name}: started, 3 waiting" in lines
     assert sum("failed" in line for line in lines) == 1
     assert any(line.startswith(f"{runs[1].name}: its worker died (") for line in lines)
     assert [line for line in lines if "left" in line][-1].endswith("none left")
+    return lines
 
 
 @pytest.mark.slow
-def test_runs_by_processes_equal_those_one_after_the_other_even_if_one_is_killed(data, tmp_path, patch_workers, capsys):
+def test_runs_by_processes_equal_those_one_after_the_other_even_if_one_is_killed(data, tmp_path, patch_workers):
     patch_workers(DIES_ONCE)
-    lines = []
-    check_all_kinds_of_ends(Processes(2, "cpu", Reporter()), data, tmp_path,
-                            lambda: lines.extend(capsys.readouterr().out.splitlines()) or lines)  # fmt: skip
+    output = io.StringIO()
+    lines = check_all_kinds_of_ends(Processes(2, "cpu", Reporter(output)), output, data, tmp_path)
     run = planned(replace(CONFIG, seed=1), data, tmp_path).name
     assert f"{run}: its worker died (killed by SIGKILL); another takes over" in lines
     assert f"  {run}: resumed after epoch 1 of 2 and 1 steps" in lines
@@ -368,35 +370,50 @@ def test_a_mistake_gets_one_line_and_status_2(root, capsys, monkeypatch, argumen
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install -e '.[cluster]'")
 
 
-@pytest.fixture
-def quiet_ray(monkeypatch):
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+def with_ray(code: str, folder: Path) -> None:
+    """In a process of its own, since Ray leaves threads and processes behind in the one that used it."""
+    code = f"import io, pathlib, pytest\nfrom test_pool import *\nfolder = pathlib.Path({str(folder)!r})\n{code}"
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_runs_by_ray_equal_those_one_after_the_other_even_if_a_worker_is_killed(
-    data, tmp_path, patch_workers, quiet_ray, capsys
-):
-    from labreport.ray_cluster import RayCluster
-
+def test_runs_by_ray_equal_those_one_after_the_other_even_if_a_worker_is_killed(tmp_path, patch_workers, monkeypatch):
     patch_workers(DIES_ONCE)
-    cluster = RayCluster("local", "cpu", tmp_path / "store")
-    check_all_kinds_of_ends(cluster, data, tmp_path, lambda: capsys.readouterr().out.splitlines())
-    assert not list((tmp_path / "store").glob(".pool-*"))
+    monkeypatch.setenv("PATCHED", os.environ["PYTHONPATH"])  # for tasks alone: Ray's own processes would start slowly
+    monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"].partition(os.pathsep)[2])
+    with_ray(
+        """
+from labreport import ray_cluster
+from labreport.ray_cluster import RayCluster
+environment = processes.worker_environment()
+ray_cluster.worker_environment = lambda: environment | {"PYTHONPATH": os.environ["PATCHED"]}
+cluster = RayCluster("local", "cpu", folder / "store")
+check_all_kinds_of_ends(cluster, io.StringIO(), load_dataset("digits"), folder)
+assert not list((folder / "store").glob(".pool-*"))
+""",
+        tmp_path,
+    )
 
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_ray_says_what_is_missing_before_anything_is_computed(tmp_path, monkeypatch, quiet_ray):
-    from labreport.ray_cluster import RayCluster
-
-    with pytest.raises(UserError, match="--ray local: the runs need a GPU each and the cluster has none"):
-        RayCluster("local", "cuda", tmp_path)
-    monkeypatch.setattr(Path, "touch", lambda path: None)  # what is written here is not seen there
-    with pytest.raises(UserError, match=f"does not see the run store {tmp_path}: put it on a file system"):
-        RayCluster("local", "cpu", tmp_path)
-    with pytest.raises(UserError, match="--ray 127.0.0.1:1: .*; start a cluster with `ray start --head`"):
-        RayCluster("127.0.0.1:1", "cpu", tmp_path)
+def test_ray_says_what_is_missing_before_anything_is_computed(tmp_path):
+    with_ray(
+        """
+from labreport.ray_cluster import RayCluster
+with pytest.raises(UserError, match="--ray local: the runs need a GPU each and the cluster has none"):
+    RayCluster("local", "cuda", folder)
+with pytest.raises(UserError, match="--ray 127.0.0.1:1: nothing answers there; start a cluster with `ray start"):
+    RayCluster("127.0.0.1:1", "cpu", folder)
+with pytest.raises(UserError, match="--ray ray://head:10001: expected auto or HOST:PORT"):
+    RayCluster("ray://head:10001", "cpu", folder)
+Path.touch = lambda path: None  # what is written here is not seen there
+with pytest.raises(UserError, match=f"does not see the run store {folder}: put it on a file system"):
+    RayCluster("local", "cpu", folder)
+""",
+        tmp_path,
+    )

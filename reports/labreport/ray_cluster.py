@@ -4,6 +4,7 @@ Every machine of the cluster needs this checkout, the data and the run store und
 that all share. Ray itself is an extra: pip install -e '.[cluster]'.
 """
 
+import socket
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -15,7 +16,9 @@ from labreport.processes import worker_environment
 from labreport.worker import compute
 from simclr_core.errors import UserError
 
+CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 180.0  # patience with nodes that start their first worker
+START = "start a cluster with `ray start --head`, or give the address of its head"
 
 
 class RayCluster:
@@ -26,6 +29,7 @@ class RayCluster:
 
     def __init__(self, address: str, device: str, store: Path) -> None:
         require_ray()
+        _check_address(address)
         import ray
 
         self.ray, self.resource = ray, "GPU" if device == "cuda" else "CPU"
@@ -34,8 +38,7 @@ class RayCluster:
         try:
             ray.init(address=address, logging_level="ERROR", runtime_env={"env_vars": worker_environment()})
         except Exception as error:
-            raise UserError(f"--ray {address}: {_first_line(error)}; start a cluster with `ray start --head`, "
-                            "or give its address") from error  # fmt: skip
+            raise UserError(f"--ray {address}: {_first_line(error)}; {START}") from error
         try:
             if not self.slots():
                 raise UserError(f"--ray {address}: the runs need a {self.resource} each and the cluster has none")
@@ -89,6 +92,19 @@ def require_ray() -> None:
     """Raises: UserError if Ray is not installed."""
     if find_spec("ray") is None:
         raise UserError("--ray needs Ray, which is not installed: pip install -e '.[cluster]', or use --workers N")
+
+
+def _check_address(address: str) -> None:
+    """Ray itself waits for minutes for a head that is not there. Raises: UserError."""
+    if address in ("auto", "local"):
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdecimal():
+        raise UserError(f"--ray {address}: expected auto or HOST:PORT, such as head:6379")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--ray {address}: nothing answers there; {START}") from error
 
 
 def sees(path: str) -> bool:
