@@ -16,7 +16,13 @@ from simclr_core.pretrain import resolve_device
 from simclr_core.runs import provenance
 
 HERE = Path(__file__).parent
-ON_GPU = {"augment": False, "loss": True, "mnist_study": False, "step": True}  # benchmark: can it run on a GPU
+ON_GPU = {
+    "augment": False,
+    "loss": True,
+    "mnist_study": False,
+    "pool": False,
+    "step": True,
+}  # benchmark: can it run on a GPU
 QUICK = {"loss": ("--rounds", "1", "--sizes", "64")}  # of the others: --quick
 TITLE = "# Results\n\nWritten by `python benchmarks/results.py`. The ratios are what to trust.\n"
 

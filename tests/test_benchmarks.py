@@ -40,7 +40,7 @@ def mnist_study(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["augment", "distributed", "mnist_study", "step"])
+@pytest.mark.parametrize("name", ["augment", "distributed", "mnist_study", "pool", "step"])
 def test_a_benchmark_prints_a_ratio_last(name):
     *_, last = run(f"benchmarks/{name}.py", "--quick").splitlines()
 

@@ -94,9 +94,9 @@ def test_the_list_counts_a_shared_run_once_and_gives_cost_and_minutes(tmp_path, 
     lines = list_runs(plans).splitlines()
     first = plans["02_second"][0].name
     assert [line.split() for line in lines[1:3]] == [
-        [run.name, "to", "train", "2.0000", "PFLOP", "1.5", "min"] for run in plans["01_first"]
+        [str(k), run.name, "to", "train", "2.0000", "PFLOP", "1.5", "min"] for k, run in enumerate(plans["01_first"], 1)
     ]
-    assert lines[4].split() == [first, "shared,", "above", "2.0000", "PFLOP"]
+    assert lines[4].split() == ["1", first, "shared,", "above", "2.0000", "PFLOP"]
     assert lines[6] == "  no plan: NameError: x"
     assert lines[8] == "  no runs of its own"
     assert lines[-1] == "2 runs, 0 stored, 2 to train: 4 PFLOP, about 3 min of pre-training here"

@@ -44,7 +44,7 @@ def test_imports_of_the_packages_are_declared():
                 "jupyter_client": "nbclient", "ipykernel": "ipykernel", "tornado": "jupyterlab",
                 "fontTools": "matplotlib"}  # fmt: skip
 
-    names = {bare(requirement) for requirement in declared()}
+    names = {bare(requirement) for requirement in [*declared(), *PROJECT["optional-dependencies"]["cluster"]]}
     for path in [*ROOT.glob("simclr_core/*.py"), *ROOT.glob("reports/labreport/*.py")]:
         for module in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.M):
             if module in sys.stdlib_module_names or module in ("simclr_core", "labreport"):

@@ -1,4 +1,4 @@
-"""The command line behind run_all.sh: options in, a job for the runner out. Exit status 0, 1 (a notebook failed), 2.
+"""The command line behind run_all.sh: options in, a job for the runner out. Status 0, 1 (a notebook or run failed), 2.
 
 Only the standard library is imported before the options are known to be good, so that --help needs no environment.
 """
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from labreport.project import Project, unknown
 from simclr_core.errors import UserError, in_one_line
 
-COMMANDS = ("report", "test", "lab", "compare", "update-references")
+COMMANDS = ("report", "test", "lab", "run", "compare", "update-references")
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = """Run the notebooks and render reports/<profile>/report.html and report.pdf.
 
@@ -23,6 +23,8 @@ DESCRIPTION = """Run the notebooks and render reports/<profile>/report.html and 
   ./run_all.sh test [...]          the test suite, pytest and nbval; arguments go to pytest
   ./run_all.sh lab [-- ...]        JupyterLab on the notebooks, the profile's values filled in; what is saved stays
                                    free of them; arguments after -- go to jupyter
+  ./run_all.sh run K               compute one pre-training run, by its number in --list or its folder's name, and no
+                                   more; for job arrays (docs/scaling.md), with the same options as --list
   ./run_all.sh compare A B         two finished reports (their folders): what differs, which numbers moved, and
                                    whether beyond noise; takes no option
   ./run_all.sh update-references   make nbval's references anew and list the numbers that moved
@@ -43,7 +45,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", nargs="?", default="report", help=argparse.SUPPRESS)
-    parser.add_argument("reports", nargs="*", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--profile", metavar="NAME", help="a file of notebooks/profiles, without .yaml")
     parser.add_argument("--only", metavar="03,05", help="these notebooks alone, by number or name")
     parser.add_argument("--set", metavar="NOTEBOOK.PARAM=VALUE", action="append", default=[], dest="settings",
@@ -54,6 +56,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                         "going on with a stand-in")  # fmt: skip
     parser.add_argument("--jobs", metavar="N", type=_at_least_one,
                         help="notebooks at a time (default: 1, or one a core if each asks for one thread)")  # fmt: skip
+    parser.add_argument("--workers", metavar="N", type=_at_least_one, help="compute the pre-training runs first, by "
+                        "N processes: one CPU thread or one GPU each (default: notebooks compute them)")  # fmt: skip
+    parser.add_argument("--ray", metavar="ADDRESS", help="the same by a Ray cluster (auto: the one of this machine), "
+                        "whose machines share checkout, data and run store")  # fmt: skip
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="for every notebook; default: the profile's")
     parser.add_argument("--fresh", action="store_true", help="set the stored runs of these notebooks aside first")
     parser.add_argument("--from", metavar="DIR", dest="source", help="render from the stored runs of a report or run "
@@ -61,7 +67,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--locked", action="store_true", help="only in an environment with exactly the versions of "
                         "requirements.lock: .venv is made so, another active one is refused")  # fmt: skip
     parser.add_argument(
-        "--list", action="store_true", help="print every run, stored or not, PFLOP and minutes; no more"
+        "--list", action="store_true", help="print every run and its number, stored or not, PFLOP and minutes; no more"
     )
     known = [word for action in parser._actions for word in action.option_strings]
     for word in arguments:
@@ -70,21 +76,39 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)
     if options.command not in COMMANDS:
         raise unknown("command", options.command, COMMANDS)
-    _check_reports(options.command, options.reports, [word for word in arguments if word.startswith("-")])
+    _check_words(options.command, options.words, [word for word in arguments if word.startswith("-")])
+    _check_pool(options)
     return options
 
 
-def _check_reports(command: str, reports: Sequence[str], given: Sequence[str]) -> None:
-    """`compare` takes two reports and no option, the other commands take no report; `test` never comes here first."""
+def _check_words(command: str, words: Sequence[str], given: Sequence[str]) -> None:
+    """`compare` takes two reports and no option, `run` one run, the others no word; `test` never comes here first."""
     if command == "test":
         raise UserError("test must be the first word: ./run_all.sh test [arguments for pytest]")
-    if command != "compare" and reports:
-        raise UserError(f"{command} takes no further argument, got {' '.join(reports)!r}: leave it out")
+    if command not in ("compare", "run") and words:
+        raise UserError(f"{command} takes no further argument, got {' '.join(words)!r}: leave it out")
+    if command == "run" and len(words) != 1:
+        raise UserError(f"run takes one run, got {len(words)} ({', '.join(words) or 'none'}): give its number in "
+                        "--list or its folder's name, such as ./run_all.sh run 3 --profile full")  # fmt: skip
     if command == "compare" and given:
         raise UserError(f"{given[0]} makes no sense with compare, which reads two finished reports: leave it out")
-    if command == "compare" and len(reports) != 2:
-        raise UserError(f"compare takes two reports, got {len(reports)} ({', '.join(reports) or 'none'}): "
+    if command == "compare" and len(words) != 2:
+        raise UserError(f"compare takes two reports, got {len(words)} ({', '.join(words) or 'none'}): "
                         "give two folders, such as ./run_all.sh compare reports/reference reports/quick")  # fmt: skip
+
+
+def _check_pool(options: argparse.Namespace) -> None:
+    """--workers and --ray are for a report that trains; `run` trains one run and makes no report."""
+    if options.workers and options.ray:
+        raise UserError("--workers and --ray both say who computes the runs: give one of them")
+    here = {"--workers": options.workers, "--ray": options.ray}
+    report_only = {"--fresh": options.fresh, "--from": options.source, "--list": options.list}
+    for option in (name for name, value in here.items() if value):
+        if options.command != "report" or options.source or options.list:
+            raise UserError(f"{option} computes the runs of a report: it goes with no other command, --from or --list")
+    for option in (name for name, value in report_only.items() if value):
+        if options.command == "run":
+            raise UserError(f"{option} makes no sense with run, which computes one run and no report: leave it out")
 
 
 def _seeds(text: str) -> list[int]:
@@ -152,7 +176,7 @@ def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path)
     if options.command == "compare":
         from labreport.compare import compare_reports
 
-        print(compare_reports(*options.reports))
+        print(compare_reports(*options.words))
         return 0
     if options.locked:
         _require_locked_versions()
@@ -172,6 +196,8 @@ def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path)
                 from labreport.lab import open_lab
 
                 return open_lab(prepared.job, prepared.profile.name, passed_on)
+            if options.command == "run":
+                return session.run_one(prepared, options.words[0])
             if options.list:
                 return session.print_list(prepared)
             return session.make(prepared, fresh=options.fresh)

@@ -5,6 +5,7 @@ PretrainConfig), `seeds` and `data` (name -> data set, where there are several) 
 of earlier epochs are wanted too.
 """
 
+import difflib
 import io
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -122,10 +123,12 @@ def costs(runs: Iterable[PlannedRun]) -> dict[str, Cost]:
 
 
 def list_runs(plans: Mapping[str, list[PlannedRun] | PlanFailure]) -> str:
-    """The text of --list: each notebook's runs, stored or not, PFLOP and minutes here; totals count a run once."""
-    once = {run.name: run for runs in plans.values() if not isinstance(runs, PlanFailure) for run in runs}
-    cost = costs(once.values())
-    width = max(map(len, once), default=0)
+    """The text of --list: each notebook's runs with their numbers, stored or not, PFLOP and minutes here; totals count
+    a run once."""
+    once = runs_in_order(plans)
+    numbers = {run.name: k for k, run in enumerate(once, 1)}
+    cost = costs(once)
+    width, digits = max(map(len, numbers), default=0), len(str(len(once)))
     lines, seen = [], set()
     for notebook, runs in plans.items():
         lines.append(notebook)
@@ -135,10 +138,34 @@ def list_runs(plans: Mapping[str, list[PlannedRun] | PlanFailure]) -> str:
         for run in runs:
             state = "stored" if run.stored else "shared, above" if run.name in seen else "to train"
             minutes = f"{cost[run.name].seconds / 60:8.1f} min" if state == "to train" else ""
-            lines.append(f"  {run.name:<{width}}  {state:<13} {cost[run.name].petaflop:10.4f} PFLOP {minutes}".rstrip())
+            named = f"  {numbers[run.name]:>{digits}}  {run.name:<{width}}  {state:<13}"
+            lines.append(f"{named} {cost[run.name].petaflop:10.4f} PFLOP {minutes}".rstrip())
             seen.add(run.name)
         lines += [] if runs else ["  no runs of its own"]
-    return "\n".join([*lines, total_cost(once.values(), cost)])
+    return "\n".join([*lines, total_cost(once, cost)])
+
+
+def runs_in_order(plans: Mapping[str, list[PlannedRun] | PlanFailure]) -> list[PlannedRun]:
+    """Each run once, where it comes first: its place, counted from 1, is its number in --list."""
+    once: dict[str, PlannedRun] = {}
+    for runs in plans.values():
+        for run in [] if isinstance(runs, PlanFailure) else runs:
+            once.setdefault(run.name, run)
+    return list(once.values())
+
+
+def find_planned(word: str, runs: list[PlannedRun]) -> PlannedRun:
+    """The run meant by its number in --list or its folder's name. Raises: UserError."""
+    if word.isdecimal():
+        if not 1 <= int(word) <= len(runs):
+            raise UserError(f"run {word}: the list has {len(runs)} runs, counted from 1; --list numbers them")
+        return runs[int(word) - 1]
+    by_name = {run.name: run for run in runs}
+    if word not in by_name:
+        near = difflib.get_close_matches(word, by_name, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"run {word}: not in the list{hint}; --list with the same options names and numbers them")
+    return by_name[word]
 
 
 def total_cost(runs: Iterable[PlannedRun], cost: Mapping[str, Cost]) -> str:

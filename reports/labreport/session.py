@@ -8,10 +8,24 @@ from pathlib import Path
 
 from labreport.executed import Executed
 from labreport.parameters import notebook_defaults
-from labreport.plan import PlanFailure, PlannedRun, costs, epochs_to_keep, list_runs, plan_runs, total_cost
+from labreport.plan import (
+    Cost,
+    PlanFailure,
+    PlannedRun,
+    costs,
+    epochs_to_keep,
+    find_planned,
+    list_runs,
+    plan_runs,
+    runs_in_order,
+    total_cost,
+)
+from labreport.pool import Computation, Workers
+from labreport.processes import Processes
 from labreport.profiles import Profile, choose_parameters, load_profile, select_notebooks
 from labreport.progress import Reporter
 from labreport.project import Project
+from labreport.ray_cluster import RayCluster, require_ray
 from labreport.runner import Job, execute_notebooks, only_one, stale_notebooks
 from labreport.stand_ins import banner, settle_data
 from labreport.stored_report import StoredReport, read_stored_report
@@ -28,12 +42,16 @@ class Prepared:
     job: Job
     profile: Profile
     source: StoredReport | None = None
+    workers: int = 0  # processes that compute the runs before the notebooks; 0: the notebooks do
+    ray: str = ""  # the address of the Ray cluster that does
 
 
 def prepare(project: Project, options: argparse.Namespace) -> Prepared:
     """Check everything that can be checked before anything runs. Raises: UserError."""
     if options.source and (options.fresh or options.data):
         raise UserError("--from renders stored runs: it goes neither with --fresh nor with --data")
+    if options.ray:
+        require_ray()
     source = read_stored_report(Path(options.source)) if options.source else None
     device = _device(options.device)
     profile = load_profile(project, options.profile or (source and source.profile) or _default_profile(device))
@@ -58,7 +76,8 @@ def prepare(project: Project, options: argparse.Namespace) -> Prepared:
         return Prepared(job, profile, source)
     settled = settle_data(parameters, defaults, profile.stand_ins, options.require_real_data, project.root)
     inputs = {name: {"data": "+".join(data.fingerprint for data in used)} for name, used in settled.used.items()}
-    return Prepared(Job(project, settled.parameters, output, project.store, inputs, jobs=jobs), profile)
+    job = Job(project, settled.parameters, output, project.store, inputs, jobs=jobs)
+    return Prepared(job, profile, workers=options.workers or 0, ray=options.ray or "")
 
 
 def _device(asked: str | None) -> str:
@@ -106,20 +125,39 @@ def _plans(job: Job, names: list[str]) -> Plans:
     return plans
 
 
+def run_one(prepared: Prepared, word: str) -> int:
+    """`run K`: compute one run of the list, in a worker of its own. Returns 0, or 1 if it failed."""
+    job, reporter = prepared.job, Reporter()
+    plans = _plans(job, list(job.parameters))
+    runs = runs_in_order(plans)
+    run = find_planned(word, runs)
+    reporter.say(f"run {runs.index(run) + 1} of {len(runs)}: {run.name}{', stored' if run.stored else ''}")
+    cost = {run.name: Cost(0.0, 0.0)}  # not timed: nothing but the worker may use the GPU
+    workers = Processes(1, run.config.device, reporter)
+    return int(bool(Computation(workers, job.store, _epochs_to_keep(plans), cost, reporter).run([run])))
+
+
+def _epochs_to_keep(plans: Plans) -> dict[str, list[int]]:
+    return epochs_to_keep(run for plan in plans.values() if not isinstance(plan, PlanFailure) for run in plan)
+
+
 def make(prepared: Prepared, fresh: bool = False) -> int:
-    """Execute, render, print. Returns 0, or 1 if a notebook failed."""
+    """Execute, render, print. Returns 0, or 1 if a notebook or a run before them failed."""
     job, reporter = prepared.job, Reporter()
     with only_one(job.output, reporter):
         _announce(prepared, reporter)
         if fresh:
             _set_runs_aside(job, reporter)
         plans = {} if job.from_store else _plans(job, stale_notebooks(job))
-        found = {name: plan for name, plan in plans.items() if not isinstance(plan, PlanFailure)}
-        if prepared.profile.estimate and found:
-            runs = {run.name: run for plan in found.values() for run in plan}.values()
-            reporter.say(total_cost(runs, costs(runs)))
-        to_train = {name: sum(not run.stored for run in plan) for name, plan in found.items()}
-        keep = epochs_to_keep(run for plan in found.values() for run in plan)
+        runs, keep = runs_in_order(plans), _epochs_to_keep(plans)
+        workers = _open_workers(prepared, [run for run in runs if not run.stored], reporter)
+        cost = costs(runs) if runs and (prepared.profile.estimate or workers) else {}
+        if cost:
+            reporter.say(total_cost(runs, cost))
+        failed_runs = Computation(workers, job.store, keep, cost, reporter).run(runs) if workers else {}
+        left = {run.name for run in runs if not run.stored and (not workers or run.name in failed_runs)}
+        to_train = {name: sum(run.name in left for run in plan)
+                    for name, plan in plans.items() if not isinstance(plan, PlanFailure)}  # fmt: skip
         errors = execute_notebooks(replace(job, keep_epochs=keep), to_train, reporter)
         from labreport.report import make_report, results_table
 
@@ -129,7 +167,19 @@ def make(prepared: Prepared, fresh: bool = False) -> int:
     failed = [name for name, error in errors.items() if error]
     if failed:
         reporter.say(f"failed: {', '.join(failed)}; the report shows where")
-    return int(bool(failed))
+    if failed_runs:
+        reporter.say(f"failed before the notebooks: {', '.join(failed_runs)}; said above, why")
+    return int(bool(failed or failed_runs))
+
+
+def _open_workers(prepared: Prepared, missing: list[PlannedRun], reporter: Reporter) -> Workers | None:
+    """Whoever --workers or --ray asks for, if there is anything to train."""
+    if not missing or not (prepared.workers or prepared.ray):
+        return None
+    device = "cuda" if any(run.config.device == "cuda" for run in missing) else "cpu"
+    if prepared.ray:
+        return RayCluster(prepared.ray, device, prepared.job.store)
+    return Processes(prepared.workers, device, reporter)
 
 
 def _announce(prepared: Prepared, reporter: Reporter) -> None:
