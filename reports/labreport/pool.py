@@ -89,7 +89,7 @@ class Computation:
                 self.reporter.say(f"{run.name}: its worker died ({_in_a_line(error)}); another takes over")
                 return
             failure = f"{TRIES} workers died on it, the last one: {_in_a_line(error)}"
-        if failure:
+        if failure := failure.removeprefix(f"{run.name}: "):
             self.failed[run.name] = failure
             self.reporter.say(f"{run.name}: failed: {failure}; {self._left()}")
         else:
