@@ -114,9 +114,9 @@ def hungarian_match(found: np.ndarray, labels: np.ndarray, classes: int) -> np.n
 
 
 def _pictures(found: np.ndarray, data: Dataset, classes: int) -> np.ndarray:
-    images = data.test.images.numpy()
+    images = data.test.images
     out = np.zeros((classes, PICTURES, *images.shape[1:]), np.uint8)
     for k in range(classes):
-        chosen = images[found == k][:PICTURES]
-        out[k, : len(chosen)] = chosen
+        chosen = images[np.flatnonzero(found == k)[:PICTURES]]
+        out[k, : len(chosen)] = chosen.numpy()
     return out

@@ -1,4 +1,4 @@
-"""Images as one uint8 tensor per split, found, checked, decoded once and fingerprinted.
+"""Images as one uint8 tensor per split, found, checked, decoded once and fingerprinted; or streamed (streaming.py).
 
 Shape letters: N images, H height, W width, C channels.
 Looked for in `data_dir`, then `$SIMCLR_DATA`, then `data/`; only then downloaded (torchvision's own download).
@@ -8,16 +8,18 @@ import gzip
 import hashlib
 import math
 import os
+import re
 import shutil
 import sys
 import tarfile
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ from PIL import Image
 from torch import Tensor
 
 from simclr_core.errors import DataNotFound, StoreError, UserError
+
+if TYPE_CHECKING:
+    from simclr_core.streaming import StreamedImages
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Per-channel mean and standard deviation on the [0, 1] scale.
@@ -47,6 +52,9 @@ MNIST_BYTES = {  # header of 16 or 8 bytes + 28 x 28 pixels or one label an imag
 LARGEST_IMAGE = 50_000_000  # pixels; Pillow's own warning starts at 89 million: a decompression bomb, not a photo
 LARGEST_ARCHIVE = 1 << 30  # bytes unpacked; CIFAR-10 without any compression is a fifth of it
 MOST_MEMBERS = 200_000  # of an archive; CIFAR-10 has 60,000 images
+# Sides of a user's images in pixels: 32 as CIFAR-10's; 8, of which ResNet's three halvings leave one; 1,024 is ours,
+# four times what ImageNet is usually kept at.
+OWN_IMAGE_SIZE, SMALLEST_SIDE, LARGEST_SIDE = 32, 8, 1024
 DECODER_VERSION = 2  # raise it whenever a change to the reading of images moves a pixel or an order
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # whatever the name says: never PostScript
 DOWNLOADED = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}  # torchvision's folders
@@ -55,13 +63,38 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".we
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 (N, H, W, C); labels: int64 (N,)."""
+    """images: uint8 (N, H, W, C), held in memory or streamed; labels: int64 (N,)."""
 
-    images: Tensor
+    images: "Tensor | StreamedImages"
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def part(self, start: int, stop: int) -> "Split":
+        """A range of it; streamed images are not read yet."""
+        streamed = not isinstance(self.images, Tensor)
+        return Split(self.images.part(start, stop) if streamed else self.images[start:stop], self.labels[start:stop])
+
+
+@contextmanager
+def feed(images: "Tensor | StreamedImages", parts: Sequence[Tensor]) -> Iterator[Iterator[Tensor]]:
+    """The images of each list of rows (int64, on the CPU) in turn, on the device that the images are on.
+
+    Raises: UserError for a streamed image that cannot be read.
+    """
+    if isinstance(images, Tensor):  # rows as a CPU tensor would make a GPU wait
+        yield (images[rows.to(images.device, non_blocking=True)] for rows in parts)
+    else:
+        with images.feed(parts) as batches:
+            yield batches
+
+
+def shuffled(images: "Tensor | StreamedImages", generator: torch.Generator) -> Tensor:
+    """A fresh order of all rows, int64 (N,)."""
+    if isinstance(images, Tensor):
+        return torch.randperm(len(images), generator=generator)
+    return images.shuffled(generator)
 
 
 @dataclass(frozen=True)
@@ -85,7 +118,8 @@ class Dataset:
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(repr(tuple(split.images.shape)).encode())
-            digest.update(np.ascontiguousarray(split.images.numpy()))
+            held = isinstance(split.images, Tensor)
+            digest.update(np.ascontiguousarray(split.images.numpy()) if held else split.images.identity())
             digest.update(np.ascontiguousarray(split.labels.numpy()))
         return digest.hexdigest()
 
@@ -115,7 +149,7 @@ class RecordedSplit:
         return self.size
 
     def __getattr__(self, attribute: str):
-        if attribute in ("images", "labels"):
+        if attribute in ("images", "labels", "part"):
             raise DataNotFound(
                 f"{self.name}: its images are not here (stored runs only), and this result is not among the "
                 "stored ones; run again with the data (--data DIR)"
@@ -139,7 +173,7 @@ def dataset_from_record(record: dict) -> Dataset:
                 and len(record["mean"]) == len(record["std"]) == channels):  # fmt: skip
             raise ValueError
         for text in texts:
-            _check_name(text, "class or data set")
+            check_name(text, "class or data set")
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"the record of the data of a stored run is not one ({error!r}); remove that run") from error
     train, test = (RecordedSplit(record[split], record["name"]) for split in ("train", "test"))
@@ -151,17 +185,19 @@ def load_dataset(name: str, data_dir: str | Path | None = None, download: bool =
     """Load a data set by name.
 
     Args:
-        name: mnist, cifar10, digits, shapes, or folder:<path> (<path>/{train,test}/<class>/<image>).
+        name: mnist, cifar10, digits, shapes, folder:<path> (<path>/{train,test}/<class>/<image>), or stream:<path>, the
+            same or WebDataset shards, left on the disk. <path>@64: images of 64 x 64 pixels instead of 32.
         data_dir: looked in first; must exist when given.
         download: fetch what is missing, into data_dir or data/.
     Raises: UserError for an unknown name, a missing folder or a damaged file; DataNotFound if there are no files.
     """
     if data_dir is not None and not Path(data_dir).is_dir():
         raise UserError(f"data folder {str(data_dir)!r} does not exist; give an existing folder with --data")
-    if name.startswith("folder:"):
-        return _load_folder(Path(name.removeprefix("folder:")), name)
+    kind, _, place = name.partition(":")
+    if kind in ("folder", "stream") and place:
+        return _load_own(kind, place, name)
     if name not in _LOADERS:
-        known = ", ".join([*_LOADERS, "folder:<path>"])
+        known = ", ".join([*_LOADERS, "folder:<path>", "stream:<path>"])
         raise UserError(f"unknown data set {name!r}; known are {known}")
     return _LOADERS[name](data_dir, download)
 
@@ -349,11 +385,34 @@ def _load_cifar10_archive(archive: Path) -> Dataset:
 # ---- image folders ----------------------------------------------------------------------------------------
 
 
-def _load_folder(root: Path, name: str, image_size: int = 32) -> Dataset:
-    """<root>/{train,test}/<class>/<image>; every image becomes image_size x image_size RGB (shorter side resized,
-    centre cropped). Files named by a number are put in the order of that number, over all classes; others are mixed
-    by a fixed seed. Of an animation, the first picture is read."""
-    _check_name(str(root), "image folder")
+def _load_own(kind: str, place: str, name: str) -> Dataset:
+    """Every image becomes image_size x image_size RGB: shorter side resized, centre cropped."""
+    path, _, side = place.rpartition("@") if re.search(r"@\d+$", place) else (place, "", OWN_IMAGE_SIZE)
+    image_size = int(side)
+    if not SMALLEST_SIDE <= image_size <= LARGEST_SIDE:
+        raise UserError(f"{name!r}: images of {image_size} x {image_size} pixels; expected @{SMALLEST_SIDE} to "
+                        f"@{LARGEST_SIDE}")  # fmt: skip
+    if kind == "folder":
+        return _load_folder(Path(path), name, image_size)
+    from simclr_core.streaming import load_stream
+
+    return load_stream(Path(path), name, image_size)
+
+
+def _load_folder(root: Path, name: str, image_size: int) -> Dataset:
+    splits = list_folder(root)
+    listing = "\n".join(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}"
+                        for files in splits.values() for _, _, path in files)  # fmt: skip
+    key = hashlib.sha256(f"{DECODER_VERSION}\n{image_size}\n{listing}".encode()).hexdigest()[:24]
+    return replace(_cached(f"folder-{key}", lambda: _decode(name, splits, image_size, str(root))), name=name)
+
+
+def list_folder(root: Path) -> dict[str, list[tuple[str, str, Path]]]:
+    """(file name, class, path) of each image <root>/{train,test}/<class>/<image>, by split.
+
+    Raises: DataNotFound, UserError naming what is missing or odd.
+    """
+    check_name(str(root), "image folder")
     splits: dict[str, list] = {}
     for split in ("train", "test"):
         if not (root / split).is_dir():
@@ -365,10 +424,7 @@ def _load_folder(root: Path, name: str, image_size: int = 32) -> Dataset:
         odd = ", ".join(sorted(classes["train"] ^ classes["test"]))
         raise UserError(f"image folder {str(root)!r}: train and test differ in their classes ({odd}); "
                         "give both splits the same class folders")  # fmt: skip
-    listing = "\n".join(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}"
-                        for files in splits.values() for _, _, path in files)  # fmt: skip
-    key = hashlib.sha256(f"{DECODER_VERSION}\n{image_size}\n{listing}".encode()).hexdigest()[:24]
-    return replace(_cached(f"folder-{key}", lambda: _decode(name, splits, image_size, str(root))), name=name)
+    return splits
 
 
 def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, str, Path]]:
@@ -378,12 +434,12 @@ def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, str, Path]]:
     if not labels:
         raise UserError(f"image folder: {split} holds no class folder; expected {split}/<class>/<image>")
     for label in labels:
-        _check_name(label.name, f"image folder {str(root)!r}")
+        check_name(label.name, f"image folder {str(root)!r}")
         files = sorted(path for path in label.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"image folder: class {label} is empty; put images in it or remove the folder")
         for path in files:
-            _check_name(path.name, f"image folder: class {label}")
+            check_name(path.name, f"image folder: class {label}")
             if not path.is_file():
                 raise UserError(f"image folder: {path} is not a file, or a link to nothing; remove it")
             if not path.resolve().is_relative_to(inside):
@@ -391,10 +447,19 @@ def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, str, Path]]:
             yield path.name, label.name, path
 
 
-def _check_name(name: str, where: str) -> None:
+def check_name(name: str, where: str) -> None:
     """File and class names reach the terminal and the report. Raises: UserError for what no line of text can hold."""
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
         raise UserError(f"{where}: the name {name!r} holds a control character or is not UTF-8; rename it")
+
+
+def put_in_order(files: list[tuple]) -> list[tuple]:
+    """(file name, ...) lists: files named by a number in the order of that number, over all classes; others, which
+    lie class by class on the disk, mixed by a fixed seed, so that every part of a split holds every class."""
+    if all(Path(file).stem.isdecimal() for file, *_ in files):
+        return sorted(files, key=lambda item: int(Path(item[0]).stem))
+    generator = torch.Generator().manual_seed(0)
+    return [files[k] for k in torch.randperm(len(files), generator=generator).tolist()]
 
 
 def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> Dataset:
@@ -402,16 +467,12 @@ def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> 
     class_names = tuple(sorted({label for _, label, _ in splits["train"]}))
     decoded = {}
     for split, files in splits.items():
-        if all(Path(file).stem.isdecimal() for file, _, _ in files):
-            files = sorted(files, key=lambda item: int(Path(item[0]).stem))
-        else:  # class by class on the disk: mixed, so that every part of the split holds every class
-            generator = torch.Generator().manual_seed(0)
-            files = [files[k] for k in torch.randperm(len(files), generator=generator).tolist()]
+        files = put_in_order(files)
         images = np.empty((len(files), image_size, image_size, 3), np.uint8)
         labels = np.empty(len(files), np.int64)
         for k, (file, label, content) in enumerate(files):
-            _check_name(label, where), _check_name(file, where)
-            images[k] = _read_image(content, image_size, f"{where}: {split}/{label}/{file}")
+            check_name(label, where), check_name(file, where)
+            images[k] = read_image(content, image_size, f"{where}: {split}/{label}/{file}")
             if label not in class_names:
                 raise UserError(f"{where}: class {label!r} of {split} is not among those of train")
             labels[k] = class_names.index(label)
@@ -422,8 +483,9 @@ def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> 
     return Dataset(name, decoded["train"], decoded["test"], class_names, mean, std, source)
 
 
-def _read_image(content: Path | bytes, image_size: int, where: str) -> np.ndarray:
-    """One image as (image_size, image_size, 3) uint8; greyscale, palette, alpha, CMYK and 16 bit are converted."""
+def read_image(content: Path | bytes, image_size: int, where: str) -> np.ndarray:
+    """One image as (image_size, image_size, 3) uint8; greyscale, palette, alpha, CMYK and 16 bit are converted. Of an
+    animation, the first picture is read."""
     import io
 
     from torchvision.transforms import functional as transforms
@@ -453,6 +515,10 @@ def _read_image(content: Path | bytes, image_size: int, where: str) -> np.ndarra
         raise UserError(f"{where} cannot be read as an image ({type(error).__name__}); mend or remove it") from error
 
 
+def cache_folder() -> Path:
+    return Path(os.environ.get("SIMCLR_CACHE", "data/cache"))
+
+
 def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
     """Decode once: keep the tensors in <data>/cache/<key>.safetensors; a damaged cache is set aside and rebuilt."""
     import json
@@ -460,7 +526,7 @@ def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
 
-    path = Path(os.environ.get("SIMCLR_CACHE", "data/cache")) / f"{key}.safetensors"
+    path = cache_folder() / f"{key}.safetensors"
     if path.is_file():
         try:
             with safe_open(path, "pt") as file:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_core.augment import VIEW_RECIPES, apply_recipe, draw_parameters, make_views, normalise, view_recipe
-from simclr_core.data import Dataset
+from simclr_core.data import Dataset, feed
 from simclr_core.errors import UserError, enough_memory
 from simclr_core.optim import build_optimizer, lr_factor
 from simclr_core.pretrain import batches, generator, stream_seed
@@ -121,7 +121,7 @@ def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     encoder.requires_grad_(not config.moving_bn)
     classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(device)
     parts = (images_and_labels(data, part) for part in (config.labels, config.scored_on))
-    (images, labels), (scored, scored_labels) = ((x.to(device), y.to(device)) for x, y in parts)
+    (images, labels), (scored, scored_labels) = ((x[:].to(device), y.to(device)) for x, y in parts)
     images, labels = _chosen(config, images, labels)
     recipe = view_recipe(config.augmentation) if config.augmentation else None
 
@@ -226,7 +226,8 @@ def _build_classifier(width: int, classes: int, config: ProbeConfig) -> nn.Seque
 
 
 def images_and_labels(data: Dataset, part: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    """Images (N, S, S, C) and labels (N,) of a range of the training split, or of the test split (None)."""
+    """Images (N, S, S, C; streamed ones not read yet) and labels (N,) of a range of the training split, or of the test
+    split (None)."""
     return (data.test.images, data.test.labels) if part is None else training_range(data, "labels or scored_on", part)
 
 
@@ -236,7 +237,8 @@ def training_range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[
     if not 0 <= start < stop <= len(data.train):
         raise UserError(f"{field} {tuple(limits)} is not a range within the {len(data.train):,} training images of "
                         f"{data.name}")  # fmt: skip
-    return data.train.images[start:stop], data.train.labels[start:stop]
+    part = data.train.part(start, stop)
+    return part.images, part.labels
 
 
 # ---- features ---------------------------------------------------------------------------------------------
@@ -294,8 +296,8 @@ def encode(module: nn.Module, images: Tensor, data: Dataset, device: str = "cpu"
     """Features of uint8 images (N, S, S, C) in float32, shape (N, H_dim), on the device; eval mode, no gradient."""
     advice = "try a smaller simclr_core.evaluate.ENCODE_BATCH, or an encoder of smaller width"
     with enough_memory(f"encoding images {ENCODE_BATCH} at a time on {device}", advice), frozen(module) as embed:
-        return torch.cat([embed(normalise(part.to(device), data.mean, data.std)).float()
-                          for part in images.split(ENCODE_BATCH)])  # fmt: skip
+        with feed(images, torch.arange(len(images)).split(ENCODE_BATCH)) as parts:
+            return torch.cat([embed(normalise(part.to(device), data.mean, data.std)).float() for part in parts])
 
 
 # ---- k nearest neighbours -----------------------------------------------------------------------------------

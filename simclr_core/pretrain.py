@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from simclr_core.augment import VIEW_RECIPES, make_views, view_recipe
-from simclr_core.data import Dataset
+from simclr_core.data import Dataset, feed, shuffled
 from simclr_core.distributed import ALONE, Processes, Share
 from simclr_core.errors import StoreError, UserError, enough_memory
 from simclr_core.loss import nt_xent_loss
@@ -281,7 +281,7 @@ class _Training:
         self.run, self.progress, self.keep_epochs = run, progress, set(keep_epochs)
         self.recipe = view_recipe(config.augmentation, config.strength)
         self.mean, self.std = data.mean, data.std
-        self.images = data.train.images[slice(*config.images)].to(config.device)  # uint8 (N_all, S, S, C)
+        self.images = data.train.part(*config.images).images.to(config.device)  # uint8 (N_all, S, S, C)
         record = data.record()
         encoder = config.build_encoder(record).to(config.device, memory_format=torch.channels_last)
         self.encoder = processes.synchronise(encoder, config.device)
@@ -342,23 +342,23 @@ class _Training:
     def _train_epoch(self, epoch: int) -> float:
         """What is left of one pass over the images in a fresh order; returns the mean loss over the views, in nats."""
         config, started = self.config, time.perf_counter() - self.seconds
-        order = torch.randperm(len(self.images), generator=generator(config.seed, "order", epoch))
+        order = shuffled(self.images, generator(config.seed, "order", epoch))
         warmup = round(config.warmup_epochs * self.steps_per_epoch)
-        for k, index in enumerate(batches(order, config.batch_size)[self.steps_done :], self.steps_done):
-            step = (epoch - 1) * self.steps_per_epoch + k
-            factor = lr_factor(config.schedule, step, config.epochs * self.steps_per_epoch, warmup)
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.lr * factor
-            views = generator(config.seed, "views", step)
-            share = self.shares[len(index)]
-            own = index[share.rows].to(config.device, non_blocking=True)  # a CPU tensor as index would wait for the GPU
-            x_i, x_j = make_views(self.images[own], self.recipe, self.mean, self.std, views, share.rows, share.n)
-            self.total += self.step(x_i, x_j, share) * share.n
-            self.steps_done = k + 1
-            if self.steps_done < self.steps_per_epoch and self._checkpoint_is_due():
-                self._finite_loss()  # waits for the device
-                self.seconds = time.perf_counter() - started
-                self._checkpoint()
+        left = [(index, self.shares[len(index)]) for index in batches(order, config.batch_size)[self.steps_done :]]
+        with feed(self.images, [index[share.rows] for index, share in left]) as fed:
+            for k, ((_, share), images) in enumerate(zip(left, fed, strict=True), self.steps_done):
+                step = (epoch - 1) * self.steps_per_epoch + k
+                factor = lr_factor(config.schedule, step, config.epochs * self.steps_per_epoch, warmup)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = config.lr * factor
+                views = generator(config.seed, "views", step)
+                x_i, x_j = make_views(images, self.recipe, self.mean, self.std, views, share.rows, share.n)
+                self.total += self.step(x_i, x_j, share) * share.n
+                self.steps_done = k + 1
+                if self.steps_done < self.steps_per_epoch and self._checkpoint_is_due():
+                    self._finite_loss()  # waits for the device
+                    self.seconds = time.perf_counter() - started
+                    self._checkpoint()
         loss = self._finite_loss() / len(self.images)  # with the checkpoints, the only wait for the device
         self.seconds = time.perf_counter() - started
         return loss
@@ -535,7 +535,7 @@ def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> f
         for k in range(steps + 1):
             started = time.perf_counter()
             views = generator(0, "views", k)
-            training.step(*make_views(training.images, training.recipe, training.mean, training.std, views)).item()
+            training.step(*make_views(training.images[:], training.recipe, training.mean, training.std, views)).item()
             seconds.append(time.perf_counter() - started)
     return min(seconds[1:]) / few * images * config.epochs
 
