@@ -22,6 +22,7 @@ ON_GPU = {
     "mnist_study": False,
     "pool": False,
     "step": True,
+    "streaming": False,
 }  # benchmark: can it run on a GPU
 QUICK = {"loss": ("--rounds", "1", "--sizes", "64")}  # of the others: --quick
 TITLE = "# Results\n\nWritten by `python benchmarks/results.py`. The ratios are what to trust.\n"

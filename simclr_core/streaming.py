@@ -154,8 +154,8 @@ class StreamedImages:
                     yield int(k), content, where
 
     def shuffled(self, generator: torch.Generator) -> Tensor:
-        """A fresh order of all rows: of an image folder any order is as likely; shards are read some at a time, each
-        from a random place on the disk, and their images mixed."""
+        """A fresh order of all rows: any of an image folder's; of shards, some at a time are read and their images
+        mixed, so that a disk sees few files for long."""
         if not self.index.sharded:
             return torch.randperm(len(self), generator=generator)
         file = self.index.file[self.rows.start : self.rows.stop]

@@ -71,6 +71,7 @@ def test_a_folder_of_images_is_named_by_its_absolute_path(monkeypatch, tmp_path)
     monkeypatch.setattr(stand_ins, "load_dataset", lambda name: name)
     monkeypatch.chdir(tmp_path)
     assert settle(tmp_path, {"a": {"dataset": "folder:mine"}}).used == {"a": [f"folder:{tmp_path}/mine"]}
+    assert settle(tmp_path, {"a": {"dataset": "stream:mine@16"}}).used == {"a": [f"stream:{tmp_path}/mine@16"]}
 
 
 def test_folders_are_absolute_and_in_the_order_given_environment_root(monkeypatch, tmp_path):

@@ -30,9 +30,10 @@ def draw_pictures(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_pictures_becomes_an_encoder_that_torchvision_loads(tmp_path):
+@pytest.mark.parametrize("kind", ["folder", "stream"])
+def test_a_folder_of_pictures_becomes_an_encoder_that_torchvision_loads(kind, tmp_path):
     draw_pictures(tmp_path / "pictures")
-    parameters = {"dataset": f"folder:{tmp_path / 'pictures'}", "images": 0, "batch_size": 8, "epochs": 1, "width": 1.0,
+    parameters = {"dataset": f"{kind}:{tmp_path / 'pictures'}", "images": 0, "batch_size": 8, "epochs": 1, "width": 1.0,
                   "reduced": ""}  # fmt: skip
     environment = {**os.environ, "LABREPORT_OUTPUT": str(tmp_path / "out"), "SIMCLR_RUNS": str(tmp_path / "runs"),
                    "SIMCLR_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}  # fmt: skip

@@ -83,9 +83,9 @@ def _stand_in_parameter(dataset_parameter: str) -> str:
 
 
 def _absolute(dataset: str) -> str:
-    """folder:<path> with the path absolute, since notebooks run in notebooks/."""
+    """folder:<path> and stream:<path> with the path absolute, since notebooks run in notebooks/."""
     kind, colon, path = dataset.partition(":")
-    return f"folder:{Path(path).absolute()}" if colon and kind == "folder" else dataset
+    return f"{kind}:{Path(path).absolute()}" if colon and kind in ("folder", "stream") else dataset
 
 
 def _look_up(root: Path, dataset: str) -> Dataset | DataNotFound:
