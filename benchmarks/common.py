@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, generated images, a line on hardware and versions, the result."""
+"""What the benchmarks share: interleaved timing, peak memory, generated images, hardware and versions, the result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -63,6 +64,26 @@ def interleave(runs: dict[str, Callable[[], int]], rounds: int, at_least: float)
 def speedup(seconds: dict[str, list[float]], name: str, base: str) -> float:
     """Median over the rounds of how many times faster `name` is than `base` in the same round."""
     return median(slow / fast for slow, fast in zip(seconds[base], seconds[name], strict=True))
+
+
+def peak_of(run: Callable[[], int], device: str) -> tuple[float, int]:
+    """Seconds of one run, and the peak of memory beyond what is held before it, in bytes (a CPU: Linux only)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+        before = _resident("VmRSS")
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    return seconds, (torch.cuda.max_memory_allocated() if device == "cuda" else _resident("VmHWM")) - before
+
+
+def _resident(field: str) -> int:
+    """VmRSS or VmHWM (its high-water mark) of this process, bytes. Not ru_maxrss: a child starts with its parent's."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
 
 
 def generated_images(n: int, size: int, channels: int) -> Tensor:

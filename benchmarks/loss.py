@@ -11,14 +11,12 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 
 import torch
-from common import environment, interleave, speedup
+from common import environment, interleave, peak_of, speedup
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -97,30 +95,11 @@ def largest_error(name: str, device: str, n: int = 64) -> float:
     return max(((ours - theirs).norm() / theirs.norm()).item() for ours, theirs in pairs)
 
 
-def resident(field: str) -> int:
-    """VmRSS or VmHWM (its high-water mark) of this process in bytes; Linux only.
-
-    Not ru_maxrss: a child starts with its parent's.
-    """
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return 1024 * int(line.split()[1])
-
-
 def measure_once(name: str, n: int, device: str) -> dict[str, float]:
     """Seconds and peak bytes beyond the inputs of a single pass; meant for a fresh process."""
     run_of(name, 8, device)()  # libraries loaded, threads started
-    run = run_of(name, n, device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-        before = resident("VmRSS")
-    start = time.perf_counter()
-    run()
-    seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")
-    return {"seconds": seconds, "bytes": peak - before}
+    seconds, extra = peak_of(run_of(name, n, device), device)
+    return {"seconds": seconds, "bytes": extra}
 
 
 def measure_apart(name: str, n: int, device: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ from simclr_core.runs import provenance
 HERE = Path(__file__).parent
 ON_GPU = {
     "augment": False,
+    "gradient_caching": True,
     "loss": True,
     "mnist_study": False,
     "pool": False,

@@ -40,7 +40,9 @@ def mnist_study(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["augment", "distributed", "mnist_study", "pool", "step", "streaming"])
+@pytest.mark.parametrize(
+    "name", ["augment", "distributed", "gradient_caching", "mnist_study", "pool", "step", "streaming"]
+)
 def test_a_benchmark_prints_a_ratio_last(name):
     *_, last = run(f"benchmarks/{name}.py", "--quick").splitlines()
 
