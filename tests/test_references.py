@@ -46,6 +46,13 @@ def test_references_are_clean_and_moved_numbers_are_listed_and_nbval_catches_the
     assert "  cell 2: 0.913 -> 0.915 in accuracy 0.915 of 300" in capsys.readouterr().out
 
 
+def test_pictures_are_left_out_and_their_words_are_kept(project):
+    show(project, "from IPython.display import display\n"
+                  "display({'image/png': 'iVBORw0KGgo=', 'text/plain': 'fig-loss: it falls'}, raw=True)")  # fmt: skip
+    assert update_references(project, Reporter()) == 0
+    assert reference(project).cells[1].outputs[0].data == {"text/plain": "fig-loss: it falls"}
+
+
 def test_no_reference_changes_when_a_notebook_fails(project):
     show(project, "1 / 0")
     with pytest.raises(UserError, match="01_first failed, no reference was changed: ZeroDivisionError"):

@@ -240,6 +240,10 @@ def test_the_fingerprint_covers_bytes_classes_size_and_shards(monkeypatch):
     others.append(fingerprint())
     monkeypatch.setattr(streaming, "DECODER_VERSION", 0)
     assert len({first, *others, fingerprint()}) == 6
+    write_folder(Path("folder"))
+    before = load_dataset("stream:folder").fingerprint
+    Path("folder/train/apfel/00003.png").write_bytes(encoded(77))
+    assert load_dataset("stream:folder").fingerprint != before
 
 
 # ---- WebDataset's own format --------------------------------------------------------------------------------

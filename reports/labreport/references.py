@@ -75,6 +75,9 @@ def _replace_reference(executed: Path, reference: Path) -> list[str]:
     """Clean the executed notebook into the reference's place; returns what moved, a line each."""
     notebook = nbformat.read(executed, as_version=4)
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=False, extra_keys=list(VOLATILE))
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "data" in output:  # no checked cell shows a picture: megabytes that nobody compares
+            output.data = {kind: content for kind, content in output.data.items() if not kind.startswith("image/")}
     moved = ["  new"]
     if reference.is_file():
         moved = list(moved_texts(nbformat.read(reference, as_version=4), notebook)) or ["  nothing moved"]
