@@ -106,21 +106,10 @@ def read_config(path: str | Path) -> PretrainConfig:
     if missing := [name for name, field in known.items() if field.default is MISSING and name not in given]:
         raise UserError(f"{path}: {', '.join(missing)} must be given")
     try:
-        return PretrainConfig(**{name: _typed(name, value, known[name].type) for name, value in given.items()})
-    except UserError as error:
+        whole = {name for name, value in given.items() if known[name].type is float and type(value) is int}
+        return PretrainConfig(**given | {name: float(given[name]) for name in whole})  # 1 and 1.0 are one run
+    except (UserError, OverflowError) as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _typed(name: str, value: object, kind: type) -> object:
-    """The value as the field's type, so that 1 and 1.0 are one run."""
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if kind in (int, str) and type(value) is kind:
-        return value
-    pair = kind not in (int, str, float)  # images
-    if pair and isinstance(value, list) and [type(item) for item in value] == [int, int]:
-        return tuple(value)
-    raise UserError(f"{name} must be {'a pair of integers' if pair else kind.__name__}, got {value!r}")
 
 
 def _print_epoch(event: dict) -> None:
