@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tarfile
+import tempfile
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -516,7 +517,20 @@ def read_image(content: Path | bytes, image_size: int, where: str) -> np.ndarray
 
 
 def cache_folder() -> Path:
+    """Where decoded data sets are kept."""
     return Path(os.environ.get("SIMCLR_CACHE", "data/cache"))
+
+
+def check_cache() -> None:
+    """Before long work whose result goes there. Raises: UserError if it cannot be written to."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}, where decoded data are kept, cannot be written to ({error.strerror}); name another "
+                        "folder with SIMCLR_CACHE") from error  # fmt: skip
 
 
 def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
@@ -545,11 +559,11 @@ def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
             pass
         print(f"{path} is damaged; set aside as {path.name}.damaged, decoding again")
         path.replace(path.with_name(path.name + ".damaged"))
+    check_cache()
     dataset = build()
     tensors = {f"{s}_{k}": getattr(getattr(dataset, s), k) for s in ("train", "test") for k in ("images", "labels")}
     from simclr_core.runs import write_atomically
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataset.record())
     write_atomically(path, save(tensors, {"dataset": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
     return dataset

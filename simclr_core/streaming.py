@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +32,7 @@ from simclr_core.data import (
     Dataset,
     Split,
     cache_folder,
+    check_cache,
     check_name,
     list_folder,
     put_in_order,
@@ -170,7 +171,7 @@ class StreamedImages:
         """What the fingerprint covers in place of pixels: the files' bytes and how they become images and an order."""
         rows = slice(self.rows.start, self.rows.stop)
         shards = self.index.file[rows] if self.index.sharded else np.zeros(0)
-        how = f"streamed {DECODER_VERSION} {self.image_size} {SHUFFLE_SHARDS if self.index.sharded else 1}"
+        how = f"streamed {DECODER_VERSION} {SHUFFLE_SHARDS if self.index.sharded else 1}"
         return how.encode() + self.index.digest[rows].tobytes() + shards.tobytes()
 
 
@@ -216,18 +217,24 @@ def load_stream(root: Path, name: str, image_size: int) -> Dataset:
     return Dataset(name, train, test, *(tuple(facts[field]) for field in ("class_names", "mean", "std")), source)
 
 
-def _cached(path: Path, build) -> bytes:
+def _cached(path: Path, build: Callable[[], bytes]) -> bytes:
     """Of several processes one builds; a damaged index is set aside and built again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.is_file():
-            try:
-                return read_checksummed(path)
-            except UserError as error:
-                set_aside(path, str(error))
-        content = build()
-        write_checksummed(path, content)
+    if content := _stored(path):
         return content
+    check_cache()
+    with FileLock(path.with_suffix(".lock")):
+        if not (content := _stored(path)):  # built by another process meanwhile
+            content = build()
+            write_checksummed(path, content)
+    return content
+
+
+def _stored(path: Path) -> bytes | None:
+    try:
+        return read_checksummed(path) if path.is_file() else None
+    except UserError as error:
+        set_aside(path, str(error))
+        return None
 
 
 def _build(root: Path, files: dict[str, list], index_split, image_size: int) -> bytes:

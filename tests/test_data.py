@@ -287,6 +287,16 @@ def test_damaged_cache_is_set_aside_and_built_again(tmp_path, capsys):
     assert "is damaged; set aside" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["folder", "stream"])
+def test_a_cache_that_cannot_be_written_is_named(kind, tmp_path, monkeypatch):
+    write_folder(tmp_path / "mine")
+    Path("file").touch()
+    for folder in ("/proc/nowhere", "file", "file/within"):
+        monkeypatch.setenv("SIMCLR_CACHE", folder)
+        with pytest.raises(UserError, match=f"{folder}, where decoded data are kept, cannot be written to"):
+            load_dataset(f"{kind}:{tmp_path / 'mine'}")
+
+
 def test_damaged_archive_is_named(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/cifar10.tar.gz").write_bytes(gzip.compress(b"rubbish"))
