@@ -309,6 +309,10 @@ class _Training:
         if self.processes.count > 1:
             self.processes.tell((self.config, self.run.name, self._state()))
         self._train_epochs()
+        weights = (p for network in (self.encoder, self.head) for p in network.parameters())
+        if not all(p.isfinite().all() for p in weights):  # since the last step, whose loss nobody has computed
+            raise UserError(f"{self.run.name}: weights are not finite after the last step; lower lr from "
+                            f"{self.config.lr:g} or raise temperature")  # fmt: skip
         _save_weights(self.run, "encoder.safetensors", self.encoder)
         _save_weights(self.run, "projection_head.safetensors", self.head)
         write_history(self.run.path / "history.csv", self.history)

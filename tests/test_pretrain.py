@@ -308,6 +308,13 @@ def test_loss_that_is_not_finite_stops_the_run_with_epoch_and_learning_rate(tiny
         pretrain(replace(tiny_config, optimizer="sgd", lr=1e30), tiny_data, tmp_path)
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_not_stored(tiny_config, tiny_data, tmp_path):
+    config = replace(tiny_config, images=(0, 32), epochs=1, optimizer="sgd", lr=1e30, weight_decay=1e30)  # one step
+    with pytest.raises(UserError, match=r"weights are not finite after the last step; lower lr from 1e\+30"):
+        pretrain(config, tiny_data, tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tiny_config, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
     real, left = _Training.step, [6]

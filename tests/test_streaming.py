@@ -27,6 +27,7 @@ from simclr_core.evaluate import ProbeConfig, fine_tune, fit_probe, knn, picture
 from simclr_core.geometry import measure_geometry, neighbours
 from simclr_core.pretrain import PretrainConfig, estimate_seconds, generator, pretrain
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # Python 3.12 on workers' fork
 CLASSES = ("apfel", "b<i>rne", "苹果")
 
 
