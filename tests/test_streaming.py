@@ -273,6 +273,17 @@ def test_shards_that_webdataset_writes_are_read_as_webdataset_reads_them():
     gc.collect()
 
 
+def test_a_key_ends_at_the_first_dot_and_hidden_members_are_passed_over():
+    write_shards(Path("mine"))
+    parts = {"__meta__.json": b"{}", ".hidden.png": b"no", "v1.2/a.png": encoded(0), "v1.2/a.cls": b"apfel",
+             "v1.2/._a.png": b"no"}  # fmt: skip
+    write_shard(Path("mine/train/more.tar"), parts)
+    assert len(load_dataset("stream:mine").train) == 25
+    write_shard(Path("mine/train/more.tar"), {"a.left.png": encoded(0), "a.cls": b"apfel"})
+    with pytest.raises(UserError, match=r"more.tar: a has left.png, cls; expected one image"):
+        load_dataset("stream:mine")
+
+
 # ---- what goes wrong ----------------------------------------------------------------------------------------
 
 
