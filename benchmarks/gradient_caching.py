@@ -2,7 +2,8 @@
 
 The same ResNet-18 step on two views of each image, the whole batch's activations at once or those of `micro_batch`
 images at a time (simclr_core.pretrain's own, on generated images). Times: interleaved rounds. Memory: peak beyond
-networks, optimiser and images, each in a process of its own. Run: python benchmarks/gradient_caching.py
+networks and images (so with gradients and Adam's state), each in a process of its own.
+Run: python benchmarks/gradient_caching.py
 """
 
 from __future__ import annotations

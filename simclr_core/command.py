@@ -18,7 +18,7 @@ import torch
 
 from simclr_core.data import load_dataset
 from simclr_core.distributed import PeerLost, Processes, end_with_parent
-from simclr_core.errors import UserError
+from simclr_core.errors import StreamError, UserError
 from simclr_core.pretrain import PretrainConfig, _Training, pretrain
 from simclr_core.runs import Run, run_name
 
@@ -77,7 +77,7 @@ def _follow(data_dir: str | None, processes: Processes) -> None:
         training = _Training(Run(Path(name), config), data, (), None, processes)
         try:
             training.join(state)
-        except PeerLost:
+        except (PeerLost, StreamError):
             raise
         except UserError:
             processes.told()  # the leader has the same error, and says it

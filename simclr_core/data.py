@@ -227,7 +227,7 @@ def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: boo
     root = Path(data_dir) if data_dir is not None else Path("data")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _one_downloader(root, name):
+        with one_at_a_time(root / f".{name}.lock", name, "downloading"):
             if not (root / DOWNLOADED[name]).is_dir():  # by another process meanwhile
                 staging = root / f".downloading-{name}"  # what a killed process left is of no use
                 shutil.rmtree(staging, ignore_errors=True)
@@ -242,12 +242,13 @@ def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: boo
 
 
 @contextmanager
-def _one_downloader(root: Path, name: str) -> Iterator[None]:
-    lock = FileLock(root / f".{name}.lock")
+def one_at_a_time(lock: Path, what: str, doing: str) -> Iterator[None]:
+    """Of several processes one goes on, the others wait and say so."""
+    lock = FileLock(lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{name}: another process is downloading it; waiting for it", file=sys.stderr, flush=True)
+        print(f"{what}: another process is {doing} it; waiting for it", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield
@@ -401,51 +402,58 @@ def _load_own(kind: str, place: str, name: str) -> Dataset:
 
 
 def _load_folder(root: Path, name: str, image_size: int) -> Dataset:
-    splits = list_folder(root)
-    listing = "\n".join(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}"
-                        for files in splits.values() for _, _, path in files)  # fmt: skip
+    splits, listing = list_folder(root)
     key = hashlib.sha256(f"{DECODER_VERSION}\n{image_size}\n{listing}".encode()).hexdigest()[:24]
     return replace(_cached(f"folder-{key}", lambda: _decode(name, splits, image_size, str(root))), name=name)
 
 
-def list_folder(root: Path) -> dict[str, list[tuple[str, str, Path]]]:
-    """(file name, class, path) of each image <root>/{train,test}/<class>/<image>, by split.
+def list_folder(root: Path) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
+    """(file name, class, path) of each image <root>/{train,test}/<class>/<image>, by split; and a checksum of all
+    paths, sizes and dates.
 
     Raises: DataNotFound, UserError naming what is missing or odd.
     """
     check_name(str(root), "image folder")
     splits: dict[str, list] = {}
+    listing = hashlib.sha256()
     for split in ("train", "test"):
         if not (root / split).is_dir():
             raise DataNotFound(f"image folder {str(root)!r}: {root / split} does not exist; expected "
                                "<path>/{train,test}/<class>/<image>")  # fmt: skip
-        splits[split] = list(_folder_files(root, root / split))
+        splits[split] = []
+        for label, entry in _folder_files(root, root / split):
+            splits[split].append((entry.name, label, entry.path))
+            status = entry.stat()
+            listing.update(f"{entry.path}|{status.st_size}|{status.st_mtime_ns}\n".encode())
     classes = {split: {label for _, label, _ in files} for split, files in splits.items()}
     if classes["train"] != classes["test"]:
         odd = ", ".join(sorted(classes["train"] ^ classes["test"]))
         raise UserError(f"image folder {str(root)!r}: train and test differ in their classes ({odd}); "
                         "give both splits the same class folders")  # fmt: skip
-    return splits
+    return splits, listing.hexdigest()
 
 
-def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, str, Path]]:
-    """(file name, class, path) of each image; refuses an empty class, what is no file, and links out of the tree."""
+def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, os.DirEntry]]:
+    """Class and file of each image; refuses an empty class, what is no file, and links out of the tree."""
     inside = root.resolve()
     labels = sorted(path for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not labels:
         raise UserError(f"image folder: {split} holds no class folder; expected {split}/<class>/<image>")
     for label in labels:
         check_name(label.name, f"image folder {str(root)!r}")
-        files = sorted(path for path in label.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        with os.scandir(label) as entries:
+            files = sorted((entry for entry in entries if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES),
+                           key=lambda entry: entry.name)  # fmt: skip
         if not files:
             raise UserError(f"image folder: class {label} is empty; put images in it or remove the folder")
-        for path in files:
-            check_name(path.name, f"image folder: class {label}")
-            if not path.is_file():
-                raise UserError(f"image folder: {path} is not a file, or a link to nothing; remove it")
-            if not path.resolve().is_relative_to(inside):
-                raise UserError(f"image folder: {path} is a link out of {root}; copy the image into the folder")
-            yield path.name, label.name, path
+        linked = label.is_symlink()
+        for entry in files:
+            check_name(entry.name, f"image folder: class {label}")
+            if not entry.is_file():
+                raise UserError(f"image folder: {entry.path} is not a file, or a link to nothing; remove it")
+            if (linked or entry.is_symlink()) and not Path(entry.path).resolve().is_relative_to(inside):
+                raise UserError(f"image folder: {entry.path} is a link out of {root}; copy the image into the folder")
+            yield label.name, entry
 
 
 def check_name(name: str, where: str) -> None:
@@ -484,7 +492,7 @@ def _decode(name: str, splits: dict[str, list], image_size: int, where: str) -> 
     return Dataset(name, decoded["train"], decoded["test"], class_names, mean, std, source)
 
 
-def read_image(content: Path | bytes, image_size: int, where: str) -> np.ndarray:
+def read_image(content: str | bytes, image_size: int, where: str) -> np.ndarray:
     """One image as (image_size, image_size, 3) uint8; greyscale, palette, alpha, CMYK and 16 bit are converted. Of an
     animation, the first picture is read."""
     import io

@@ -34,6 +34,8 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):  # a signal's, raised wherever this process is: not a peer's end
+            raise
         raise PeerLost("another process of this training has ended; the same command goes on from the last "
                        "checkpoint") from error  # fmt: skip
 

@@ -27,6 +27,10 @@ class DataNotFound(UserError):
     """A data set is neither on disk nor to be downloaded; the message says where it was looked for."""
 
 
+class StreamError(UserError):
+    """A streamed image cannot be read, or the process that decodes it has ended: here, and in no other process."""
+
+
 class StoreError(UserError):
     """The run store cannot be read or written (permissions, full disk, damaged file)."""
 

@@ -536,10 +536,11 @@ def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> f
     trial, seconds = replace(config, batch_size=few, images=(0, few)), []
     with _memory_for(trial):
         training = _Training(Run(Path("estimate"), trial), data, (), None)
+        held = training.images[:]  # streamed ones are decoded beside the steps, not between them
         for k in range(steps + 1):
             started = time.perf_counter()
             views = generator(0, "views", k)
-            training.step(*make_views(training.images[:], training.recipe, training.mean, training.std, views)).item()
+            training.step(*make_views(held, training.recipe, training.mean, training.std, views)).item()
             seconds.append(time.perf_counter() - started)
     return min(seconds[1:]) / few * images * config.epochs
 

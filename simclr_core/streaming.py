@@ -2,7 +2,7 @@
 
 `stream:<path>` is `folder:<path>` without holding it. <path>/train and <path>/test hold images by class, as there, or
 WebDataset shards: *.tar with <key>.jpg (or .png, ...) and <key>.cls beside it, the class. Pixels are those of the data
-set in memory, and so is the order of an image folder: the same numbers come of it.
+set in memory, and so is the order of an image folder: up to STATISTICS_IMAGES images, the same numbers come of it.
 Shape letters: N images, S image side.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,10 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors.numpy import load, save
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from simclr_core.data import (
     DECODER_VERSION,
@@ -35,19 +35,23 @@ from simclr_core.data import (
     check_cache,
     check_name,
     list_folder,
+    one_at_a_time,
     put_in_order,
     read_image,
 )
-from simclr_core.errors import DataNotFound, UserError
+from simclr_core.errors import DataNotFound, StreamError, UserError
 from simclr_core.runs import read_checksummed, set_aside, write_checksummed
 
 # Shards mixed with one another, the files being read at a time. Ours: of a thousand images each, 16,000; a WebDataset
 # pipeline's shuffle buffer commonly holds 1,000 to 5,000.
 SHUFFLE_SHARDS = 16
 READ_AT_ONCE = 256  # images a worker decodes for one message, where no batch says how many
-STATISTICS_IMAGES = 10_000  # the mean and standard deviation are theirs, evenly spaced: known to 0.1 %
+STATISTICS_IMAGES = 10_000  # mean and standard deviation are theirs, evenly spaced; ours: sure to a few tenths of 1 %
+PROBED = 16  # images of each split whose pixels the fingerprint covers beside all bytes: it sees another decoder
+PROGRESS_SECONDS = 10.0  # between two words on how far the listing is
 LARGEST_FILE = 1 << 28  # bytes of one image; data.LARGEST_IMAGE pixels without any compression are 150 MB
 LONGEST_CLASS = 200  # bytes of a .cls file
+SHORT = "memory or /dev/shm is too small: take a smaller batch, or fewer processes by SIMCLR_DECODERS"
 
 
 @dataclass(frozen=True)
@@ -95,46 +99,53 @@ class StreamedImages:
     def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> Tensor:
         """The images (..., S, S, 3) of rows of any shape, read now."""
         wanted = torch.arange(len(self))[rows] if isinstance(rows, slice) else torch.as_tensor(rows)
+        images = torch.empty(wanted.numel(), *self.shape[1:], dtype=torch.uint8, device=self.device)
         with self.feed(wanted.flatten().cpu().split(READ_AT_ONCE)) as parts:
-            images = torch.cat(list(parts))
+            for place, part in zip(images.split(READ_AT_ONCE), parts, strict=True):
+                place.copy_(part)  # and the part's shared memory is free again
         return images.view(*wanted.shape, *self.shape[1:])
 
     @contextmanager
     def feed(self, parts: Sequence[Tensor]) -> Iterator[Iterator[Tensor]]:
         """The images of each list of rows in turn, on the device, decoded ahead by worker processes.
 
-        Raises: UserError for an image that is damaged or has changed, and for a worker that was ended.
+        Raises: StreamError for an image that is damaged or has changed, and for a worker that was ended.
         """
+        workers = min(decoders(), len(parts)) if len(parts) > 1 else 0
+        forked = "fork" if workers and sys.platform == "linux" else None  # another start would copy the index
         loader = DataLoader(self, batch_sampler=[part.numpy() for part in parts], collate_fn=_as_it_is,
-                            num_workers=decoders() if len(parts) > 1 else 0,
+                            num_workers=workers, multiprocessing_context=forked,
                             pin_memory=self.device != "cpu")  # fmt: skip
-        batches = self._delivered(loader)
+        batches = iter(loader)
         try:
-            yield batches
+            yield map(self._delivered, batches)
         except RuntimeError as error:  # raised wherever the main process is when the signal arrives
             if "DataLoader worker" not in str(error):
                 raise
-            raise UserError(f"a process that decodes images was ended ({error}); out of memory, or /dev/shm is too "
-                            f"small: try fewer than {decoders()} with SIMCLR_DECODERS") from error  # fmt: skip
+            raise StreamError(f"a process that decodes images was ended ({error}); {SHORT}") from error
         finally:
-            batches.close()  # and with it the workers
+            if workers:
+                batches._shutdown_workers()  # they would live as long as a traceback that somebody keeps
 
-    def _delivered(self, loader: DataLoader) -> Iterator[Tensor]:
-        for batch in loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch.to(self.device, non_blocking=True)
+    def _delivered(self, batch: Tensor | str) -> Tensor:
+        if isinstance(batch, str):
+            raise StreamError(batch)
+        return batch.to(self.device, non_blocking=True)
 
     def __getitems__(self, rows: np.ndarray) -> Tensor | str:
         """What a worker does for a batch; an error goes as its text, since torch would wrap it in a traceback."""
-        images = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
         try:
-            for k, content, where in self._contents(np.asarray(self.rows)[rows] if len(rows) else rows):
+            images = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
+            if get_worker_info():
+                images.share_memory_()  # here, where an error is seen
+            for k, content, where in self._contents(self.rows.start + rows.astype(np.int64)):
                 images[k] = torch.from_numpy(read_image(content, self.image_size, where).copy())
         except UserError as error:
             return str(error)
         except OSError as error:
             return f"{error.filename or self.root} cannot be read: {error.strerror or error}"
+        except RuntimeError as error:
+            return f"no memory to decode {len(rows):,} images in ({error}); {SHORT}"
         return images
 
     def _contents(self, images: np.ndarray) -> Iterator[tuple[int, bytes, str]]:
@@ -168,11 +179,12 @@ class StreamedImages:
         return torch.cat(order)
 
     def identity(self) -> bytes:
-        """What the fingerprint covers in place of pixels: the files' bytes and how they become images and an order."""
+        """What the fingerprint covers for all pixels: the files' bytes, and how they become images and an order."""
         rows = slice(self.rows.start, self.rows.stop)
         shards = self.index.file[rows] if self.index.sharded else np.zeros(0)
-        how = f"streamed {DECODER_VERSION} {SHUFFLE_SHARDS if self.index.sharded else 1}"
-        return how.encode() + self.index.digest[rows].tobytes() + shards.tobytes()
+        how = f"streamed {DECODER_VERSION} {STATISTICS_IMAGES} {SHUFFLE_SHARDS if self.index.sharded else 1}"
+        pixels = self[: min(PROBED, len(self))].cpu().numpy()
+        return how.encode() + self.index.digest[rows].tobytes() + shards.tobytes() + pixels.tobytes()
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -194,20 +206,14 @@ def decoders() -> int:
 def load_stream(root: Path, name: str, image_size: int) -> Dataset:
     """Raises: UserError, DataNotFound as load_dataset does."""
     check_name(str(root), "image folder")
-    shards = {split: sorted((root / split).glob("*.tar")) for split in ("train", "test")}
-    if any(shards.values()):
-        for split, found in shards.items():
-            if not found:
-                raise DataNotFound(f"{root / split} holds no *.tar shards, as the other split does; put some there")
-        files = {split: [(path.name, "", path) for path in found] for split, found in shards.items()}
-        kind, build = "WebDataset shards", _index_shards
-    else:
-        files, kind, build = list_folder(root), "image folder", _index_files
-    listing = "\n".join(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}"
-                        for split in files.values() for _, _, path in split)  # fmt: skip
-    key = hashlib.sha256(f"{DECODER_VERSION}\n{image_size}\n{kind}\n{listing}".encode()).hexdigest()[:24]
-    content = _cached(cache_folder() / f"stream-{key}.index", lambda: _build(root, files, build, image_size))
-    arrays = load(content)
+    sharded = any(next((root / split).glob("*.tar"), None) for split in ("train", "test"))
+    kind, index_split, order = (
+        ("WebDataset shards", _index_shards, _class_order) if sharded else ("image folder", _index_files, None)
+    )
+    files, listing = _list_shards(root) if sharded else list_folder(root)
+    how = f"{DECODER_VERSION} {STATISTICS_IMAGES} {list(Index.__annotations__)} {image_size} {kind} {listing}"
+    path = cache_folder() / f"stream-{hashlib.sha256(how.encode()).hexdigest()[:24]}.index"
+    arrays = load(_cached(path, root, lambda: _build(root, files, index_split, order, image_size)))
     indices = {split: Index(**{field: arrays[f"{split}_{field}"] for field in Index.__annotations__})
                for split in ("train", "test")}  # fmt: skip
     train, test = (Split(StreamedImages(root, index, image_size, range(len(index.file))),
@@ -217,12 +223,12 @@ def load_stream(root: Path, name: str, image_size: int) -> Dataset:
     return Dataset(name, train, test, *(tuple(facts[field]) for field in ("class_names", "mean", "std")), source)
 
 
-def _cached(path: Path, build: Callable[[], bytes]) -> bytes:
+def _cached(path: Path, root: Path, build: Callable[[], bytes]) -> bytes:
     """Of several processes one builds; a damaged index is set aside and built again."""
     if content := _stored(path):
         return content
     check_cache()
-    with FileLock(path.with_suffix(".lock")):
+    with one_at_a_time(path.with_suffix(".lock"), str(root), "listing"):
         if not (content := _stored(path)):  # built by another process meanwhile
             content = build()
             write_checksummed(path, content)
@@ -237,13 +243,11 @@ def _stored(path: Path) -> bytes | None:
         return None
 
 
-def _build(root: Path, files: dict[str, list], index_split, image_size: int) -> bytes:
-    count = sum(map(len, files.values()))
-    print(f"{root}: reading {count:,} files once, for their checksums", file=sys.stderr, flush=True)
+def _build(root: Path, files: dict[str, list], index_split: Callable, order: Callable | None, image_size: int) -> bytes:
     parts, classes = {}, {}
     for split, listed in files.items():
         parts[split], classes[split] = index_split(root, listed)
-    class_names = sorted(set(classes["train"]), key=_class_order)
+    class_names = sorted(set(classes["train"]), key=order)
     if odd := sorted(set(classes["test"]) - set(class_names)):
         raise UserError(f"{root}: test holds classes that train does not: {', '.join(odd)}; remove or add them")
     numbers = {label: number for number, label in enumerate(class_names)}
@@ -263,27 +267,56 @@ def _class_order(label: str) -> tuple:
     return number, label
 
 
-def _index_files(root: Path, listed: list[tuple[str, str, Path]]) -> tuple[Index, list[str]]:
+def _in_threads(work: Callable[[Any], Any], items: list, root: Path, what: str) -> list:
+    """work(item) of all items, in their order; says now and then how far it is."""
+    done, said = [], time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(work, items):
+            done.append(result)
+            if time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                print(f"{root}: {len(done):,} of {len(items):,} {what} read for their checksums, once", file=sys.stderr,
+                      flush=True)  # fmt: skip
+    return done
+
+
+def _index_files(root: Path, listed: list[tuple[str, str, str]]) -> tuple[Index, list[str]]:
     listed = put_in_order(listed)
     chunks = [listed[k : k + 1000] for k in range(0, len(listed), 1000)]
-    with ThreadPoolExecutor() as pool:
-        read = list(itertools.chain(*pool.map(lambda chunk: [_read_file(path) for _, _, path in chunk], chunks)))
-    names = [str(path.relative_to(root)).encode() for _, _, path in listed]
-    sizes, digests = zip(*read, strict=True)
+    read = _in_threads(lambda chunk: [_read_file(path) for _, _, path in chunk], chunks, root, "thousand images")
+    names = [os.path.relpath(path, root).encode() for _, _, path in listed]
+    sizes, digests = zip(*itertools.chain(*read), strict=True)
     return _index(names, range(len(names)), [0] * len(names), sizes, digests), [label for _, label, _ in listed]
 
 
-def _read_file(path: Path) -> tuple[int, bytes]:
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes, more than {LARGEST_FILE:,}; shrink the image")
-    content = path.read_bytes()
+def _read_file(path: str) -> tuple[int, bytes]:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes; shrink the image")
     return len(content), _digest(content)
 
 
-def _index_shards(root: Path, listed: list[tuple[str, str, Path]]) -> tuple[Index, list[str]]:
-    paths = [path for _, _, path in listed]
-    with ThreadPoolExecutor() as pool:
-        shards = list(pool.map(lambda path: list(_read_shard(path)), paths))
+def _list_shards(root: Path) -> tuple[dict[str, list[Path]], str]:
+    """The shards of each split, and a checksum of their names, sizes and dates."""
+    splits, listing = {}, hashlib.sha256()
+    for split in ("train", "test"):
+        splits[split] = sorted((root / split).glob("*.tar"))
+        if not splits[split]:
+            raise DataNotFound(f"{root / split} holds no *.tar shards, as the other split does; put some there")
+        for path in splits[split]:
+            check_name(path.name, "shard")
+            if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+                raise UserError(f"{path} is not a file, or a link to nothing or out of {root}; copy the shard there")
+            listing.update(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}\n".encode())
+    return splits, listing.hexdigest()
+
+
+def _index_shards(root: Path, paths: list[Path]) -> tuple[Index, list[str]]:
+    shards = _in_threads(lambda path: list(_read_shard(path)), paths, root, "shards")
     samples = [(number, *sample) for number, shard in enumerate(shards) for sample in shard]
     numbers, offsets, sizes, digests, labels = zip(*samples, strict=True)
     return _index([str(path.relative_to(root)).encode() for path in paths], numbers, offsets, sizes, digests), [*labels]
@@ -302,7 +335,6 @@ def _digest(content: bytes) -> bytes:
 
 def _read_shard(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
     """Offset, size and digest of each sample's image, and its class. Raises: UserError naming the shard."""
-    check_name(path.name, "shard")
     try:
         with tarfile.open(path, "r:") as tar:
             data = (member for member in tar if _is_data(member, path))
@@ -310,7 +342,7 @@ def _read_shard(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
             empty = True
             for key, sample in members:
                 yield _read_sample(f"{path}: {key}", tar, list(sample))
-                empty = False
+                empty, tar.members = False, []  # tarfile would keep them all
     except UserError:
         raise
     except Exception as error:  # tarfile raises many kinds on what is no archive
@@ -323,7 +355,7 @@ def _read_shard(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
 def _is_data(member: tarfile.TarInfo, path: Path) -> bool:
     if member.isdir():
         return False
-    if not member.isreg() or member.issparse():
+    if not member.isreg() or member.issparse() or member.size < 0:
         raise UserError(f"{path} holds {member.name!r}, a link, a device or a sparse file; write it with plain files")
     return not member.name.rpartition("/")[2].startswith((".", "__"))  # as WebDataset leaves them out
 
@@ -361,7 +393,7 @@ def _read_sample(where: str, tar: tarfile.TarFile, members: list[tarfile.TarInfo
 
 def _statistics(images: StreamedImages) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel on the [0, 1] scale, to four digits as the data set in memory."""
-    rows = torch.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES)).round().long()
+    rows = torch.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES), dtype=torch.float64).round().long()
     count, total, squares = 0, torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     with images.feed(rows.split(READ_AT_ONCE)) as parts:
         for part in parts:

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ranks import results
+from ranks import on_processes, results
 
 from simclr_core import pretrain as pretrain_module
 from simclr_core import streaming
 from simclr_core.cluster import ClusterConfig, cluster
-from simclr_core.command import main
+from simclr_core.command import LOST, main
 from simclr_core.data import feed, load_dataset, read_image, shuffled
 from simclr_core.errors import DataNotFound, UserError
 from simclr_core.evaluate import ProbeConfig, fine_tune, fit_probe, knn, picture_views
@@ -318,7 +318,7 @@ def test_an_image_that_is_none_is_named_in_either_split():
 
 def test_a_killed_worker_is_one_line(monkeypatch):
     data = load_dataset(f"stream:{write_folder(Path('mine'))}")
-    here = os.getpid()
+    here, _ = os.getpid(), data.fingerprint
 
     def killed(*given):
         assert os.getpid() != here
@@ -337,6 +337,65 @@ def test_workers_end_with_what_they_were_for():
         assert multiprocessing.active_children()
         raise ZeroDivisionError
     assert not multiprocessing.active_children()
+
+
+def test_workers_end_even_if_the_error_is_kept(monkeypatch):
+    """As Jupyter keeps the last one, with all its frames."""
+    data = load_dataset(f"stream:{write_folder(Path('mine'))}")
+    monkeypatch.setenv("SIMCLR_DECODERS", "2")
+    Path("mine/train/apfel/00003.png").unlink()
+    kept = pytest.raises(UserError, pretrain, config("x"), data, "runs")
+    assert kept.traceback and not multiprocessing.active_children()
+
+
+def test_no_shared_memory_is_one_line(monkeypatch):
+    images = load_dataset(f"stream:{write_folder(Path('mine'))}").train.images
+
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match="No space left on device.*take a smaller batch, or fewer") as caught:
+        with feed(images, [torch.tensor([0]), torch.tensor([1])]) as batches:
+            list(batches)
+    one_line(caught.value)
+
+
+def test_a_long_range_holds_no_shared_memory_but_what_is_under_way(monkeypatch):
+    images = load_dataset(f"stream:{write_folder(Path('mine'))}").train.images
+    monkeypatch.setattr(streaming, "READ_AT_ONCE", 1)
+    files, descriptors = [], Path("/proc/self/fd")
+    delivered = streaming.StreamedImages._delivered
+
+    def counted(*given):
+        files.append(len(list(descriptors.iterdir())))
+        return delivered(*given)
+
+    monkeypatch.setattr(streaming.StreamedImages, "_delivered", counted)
+    assert len(images[:]) == 24 and len(files) == 24
+    assert files[-1] <= files[2] + 2
+
+
+def pretrain_streamed() -> int:
+    os.environ["SIMCLR_CACHE"] = "cache"  # the processes' server has another test's
+    return main(["--config", "run.json"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_image_that_one_process_alone_cannot_read_ends_all(rank):
+    write_folder(Path("mine"))
+    images = load_dataset("stream:mine").train.part(16, 24).images
+    Path("run.json").write_text('{"dataset": "stream:mine", "images": [16, 24], "encoder": "resnet18", "width": 0.0625,'
+                                ' "batch_size": 8, "epochs": 1}')  # fmt: skip
+    image = 16 + shuffled(images, generator(0, "order", 1))[4 * rank].item()
+    path = Path(f"mine/train/{CLASSES[image % 3]}/{image:05}.png")
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk fails: no file looks changed
+    ended = on_processes(2, pretrain_streamed)
+    assert [end.status for end in ended] == [(2, LOST), (LOST, 2)][rank], [end.said for end in ended]
+    assert f"{path}: the image has changed since" in ended[rank].said
 
 
 def test_the_command_names_a_damaged_image_in_one_line(capsys):
@@ -375,6 +434,29 @@ def test_decoders_are_the_cores_shared_among_the_trainings_of_a_machine(monkeypa
     assert streaming.decoders() == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert streaming.decoders() == 2
+
+
+def test_classes_that_are_numbers_are_numbered_as_in_memory():
+    for k in range(12):
+        for split in ("train", "test"):
+            path = Path(f"mine/{split}/{k}/{k}.png")
+            path.parent.mkdir(parents=True)
+            path.write_bytes(encoded(k))
+    held, streamed = (load_dataset(f"{kind}:mine") for kind in ("folder", "stream"))
+    assert streamed.class_names == held.class_names
+    assert torch.equal(streamed.train.labels, held.train.labels)
+
+
+def test_shards_that_are_no_files_are_named(tmp_path):
+    write_shards(Path("mine"))
+    write_shard(tmp_path / "elsewhere.tar", {"a.png": encoded(0), "a.cls": b"apfel"})
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("nowhere.tar", path),
+                 lambda path: os.symlink(tmp_path / "elsewhere.tar", path)):  # fmt: skip
+        path = Path("mine/train/odd.tar")
+        make(path)
+        with pytest.raises(UserError, match=r"mine/train/odd.tar is not a file, or a link to nothing or out of mine"):
+            load_dataset("stream:mine")
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def test_folders_and_shards_that_do_not_fit_together_are_named():
@@ -421,6 +503,15 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, target: str 
     return info
 
 
+def backwards() -> bytes:
+    """A member of -512 bytes, which sends tarfile to its own header again (CVE-2025-8194)."""
+    header = bytearray(sample(png=encoded(0), cls=b"apfel")[:512])
+    header[124:136] = (2**96 - 512).to_bytes(12, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
 def sample(**parts: bytes) -> bytes:
     write_shard(Path("sample.tar"), {f"k.{suffix}": content for suffix, content in parts.items()})
     return Path("sample.tar").read_bytes()
@@ -437,6 +528,7 @@ def sample(**parts: bytes) -> bytes:
         (lambda: tar_of(member("a.png", tarfile.SYMTYPE, target="/etc/passwd")), "a link, a device"),
         (lambda: tar_of(member("a.png", tarfile.LNKTYPE, target="b.png")), "a link, a device"),
         (lambda: tar_of(member("a.png", tarfile.CHRTYPE)), "a link, a device"),
+        (lambda: backwards(), "a link, a device|ReadError|HeaderError"),
         (lambda: sample(png=encoded(0)), "expected one image"),
         (lambda: sample(cls=b"0"), "expected one image"),
         (lambda: sample(png=encoded(0), jpg=encoded(1, "jpeg"), cls=b"0"), "expected one image"),

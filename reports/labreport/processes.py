@@ -19,6 +19,7 @@ from labreport.progress import Reporter
 from labreport.runner import MALLOC
 from labreport.worker import DONE, ERROR, PROGRESS
 from simclr_core.errors import UserError
+from simclr_core.streaming import decoders
 
 
 class Processes:
@@ -34,7 +35,8 @@ class Processes:
         if gpus is not None and len(gpus) < count:
             raise UserError(f"--workers {count}: each takes a GPU and there are {len(gpus)} here; give {len(gpus)}")
         places = [{"CUDA_VISIBLE_DEVICES": gpus[k]} if gpus else {"OMP_NUM_THREADS": "1"} for k in range(count)]
-        self.processes = [_Process(place) for place in places]
+        shared = {"SIMCLR_DECODERS": os.environ.get("SIMCLR_DECODERS") or str(max(1, decoders() // count))}
+        self.processes = [_Process(place | shared) for place in places]
         self.idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for process in self.processes:
             self.idle.put(process)
