@@ -225,8 +225,14 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """The tiles computed again in the backward pass, as for large N."""
+    monkeypatch.setattr(loss_module, "KEPT", 0)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
-def test_tiled_form_never_makes_more_than_a_few_tiles_or_the_size_of_z(temperature):
+def test_tiled_form_never_makes_more_than_a_few_tiles_or_the_size_of_z(temperature, nothing_kept):
     n, d, tile = 600, 4, 32
     inputs = projections(n, d, torch.float32)
     sizes = {}
@@ -239,12 +245,36 @@ def test_tiled_form_never_makes_more_than_a_few_tiles_or_the_size_of_z(temperatu
     assert matrix >= (2 * n) ** 2  # so the mode sees what it is meant to see
 
 
-def test_tiled_form_saves_nothing_for_backward_but_z_and_the_row_sums():
+def shapes_saved(temperature):
     saved = []
     z = F.normalize(torch.randn(200, 4)).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
-        nt_xent_tiled(z, 0.5, 16)
-    assert sorted(saved) == [(200,), (200,), (200, 4)]
+        nt_xent_tiled(z, temperature, 20)
+    return sorted(saved)
+
+
+def test_tiled_form_saves_nothing_for_backward_but_z_and_the_row_sums(nothing_kept):
+    assert shapes_saved(0.5) == [(200,), (200,), (200, 4)]
+
+
+def test_tiles_are_kept_where_they_are_few(monkeypatch):
+    tiles = (10 * 11 // 2, 20**2)
+    for kept in (math.prod(tiles), math.prod(tiles) - 1):
+        monkeypatch.setattr(loss_module, "KEPT", kept)
+        assert (tiles in shapes_saved(0.5)) == (kept == math.prod(tiles))
+    monkeypatch.undo()
+    assert tiles in shapes_saved(0.5) and tiles not in shapes_saved(0.01)
+
+
+@pytest.mark.parametrize(("n", "tile"), [(2, 1), (100, 33), (256, 256)])
+def test_kept_tiles_change_no_number_and_serve_twice(n, tile, monkeypatch):
+    inputs = projections(n, 32, torch.float32)
+    value = tiled(tile)(*inputs, 0.5)
+    twice = [[value, *torch.autograd.grad(value, inputs, retain_graph=True)] for _ in range(2)]
+    monkeypatch.setattr(loss_module, "KEPT", 0)
+    again = value_and_gradients(tiled(tile), inputs, 0.5)
+    for ours, repeated, expected in zip(*twice, again, strict=True):
+        assert torch.equal(ours, expected) and torch.equal(repeated, expected)
 
 
 def test_loss_takes_the_tiled_form_for_large_n_only(forms_used):

@@ -394,7 +394,7 @@ def test_an_image_that_one_process_alone_cannot_read_ends_all(rank):
     path.write_bytes(path.read_bytes()[::-1])
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk fails: no file looks changed
     ended = on_processes(2, pretrain_streamed)
-    assert [end.status for end in ended] == [(2, LOST), (LOST, 2)][rank], [end.said for end in ended]
+    assert [end.status for end in ended] == [[2, LOST], [LOST, 2]][rank], [end.said for end in ended]
     assert f"{path}: the image has changed since" in ended[rank].said
 
 
