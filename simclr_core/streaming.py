@@ -51,7 +51,7 @@ PROBED = 16  # images of each split whose pixels the fingerprint covers beside a
 PROGRESS_SECONDS = 10.0  # between two words on how far the listing is
 LARGEST_FILE = 1 << 28  # bytes of one image; data.LARGEST_IMAGE pixels without any compression are 150 MB
 LONGEST_CLASS = 200  # bytes of a .cls file
-SHORT = "memory or /dev/shm is too small: take a smaller batch, or fewer processes by SIMCLR_DECODERS"
+SHORT = "perhaps memory or /dev/shm is too small: take a smaller batch, or fewer processes by SIMCLR_DECODERS"
 
 
 @dataclass(frozen=True)
