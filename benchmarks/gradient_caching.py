@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Result | None:
          "memory of its": peaks[name] / peaks[names[0]]} for name in names.values()
     ]  # fmt: skip
     setting = f"ResNet-18, width {width:g}, batch {batch:,} (two views each), on {device}; {rounds} interleaved rounds"
-    ratio = {f"memory of the whole batch's, {names[sizes[-1]]}": rows[-1]["memory of its"]}
+    ratio = {f"memory beside the whole batch, {names[sizes[-1]]}": rows[-1]["memory of its"]}
     return Result(environment(["torch"], device), setting, rows, ratio).show()
 
 

@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        Processes.end()
 
 
 def _work(options: argparse.Namespace, processes: Processes) -> int:

@@ -449,7 +449,7 @@ def _folder_files(root: Path, split: Path) -> Iterator[tuple[str, os.DirEntry]]:
         linked = label.is_symlink()
         for entry in files:
             check_name(entry.name, f"image folder: class {label}")
-            if not entry.is_file():
+            if not (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)):
                 raise UserError(f"image folder: {entry.path} is not a file, or a link to nothing; remove it")
             if (linked or entry.is_symlink()) and not Path(entry.path).resolve().is_relative_to(inside):
                 raise UserError(f"image folder: {entry.path} is a link out of {root}; copy the image into the folder")
@@ -532,9 +532,9 @@ def cache_folder() -> Path:
 def check_cache() -> None:
     """Before long work whose result goes there. Raises: UserError if it cannot be written to."""
     folder = cache_folder()
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):  # leaves nothing, whatever becomes of the work
             pass
     except OSError as error:
         raise UserError(f"{folder}, where decoded data are kept, cannot be written to ({error.strerror}); name another "
@@ -572,6 +572,7 @@ def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
     tensors = {f"{s}_{k}": getattr(getattr(dataset, s), k) for s in ("train", "test") for k in ("images", "labels")}
     from simclr_core.runs import write_atomically
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataset.record())
     write_atomically(path, save(tensors, {"dataset": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
     return dataset

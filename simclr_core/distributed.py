@@ -125,6 +125,12 @@ class Processes:
                 dist.init_process_group(backend, timeout=PATIENCE)
         return cls(rank, count, batch_norm_sync or count == 1)
 
+    @staticmethod
+    def end() -> None:
+        """Without it a thread of torch's may still run while Python ends, which then aborts now and then."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def record(self) -> dict:
         """For provenance.json: the number of processes is not part of a run's identity."""
         return {"count": self.count, "batch_norm_sync": self.batch_norm_sync}

@@ -228,6 +228,7 @@ def _cached(path: Path, root: Path, build: Callable[[], bytes]) -> bytes:
     if content := _stored(path):
         return content
     check_cache()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(path.with_suffix(".lock"), str(root), "listing"):
         if not (content := _stored(path)):  # built by another process meanwhile
             content = build()

@@ -222,7 +222,12 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert processes.visible_gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
     workers = Processes(2, "cuda", Reporter())
-    assert [process.place for process in workers.processes] == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("3", "GPU-5")]
+    assert [process.place["CUDA_VISIBLE_DEVICES"] for process in workers.processes] == ["3", "GPU-5"]
+    monkeypatch.setenv("SIMCLR_DECODERS", "5")
+    assert {process.place["SIMCLR_DECODERS"] for process in Processes(2, "cuda", Reporter()).processes} == {"5"}
+    monkeypatch.delenv("SIMCLR_DECODERS")
+    monkeypatch.setattr(processes, "decoders", lambda: 7)
+    assert {process.place["SIMCLR_DECODERS"] for process in Processes(2, "cuda", Reporter()).processes} == {"3"}
     with pytest.raises(UserError, match="--workers 3: each takes a GPU and there are 2 here; give 2"):
         Processes(3, "cuda", Reporter())
 
