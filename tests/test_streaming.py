@@ -572,8 +572,17 @@ def test_an_enormous_image_is_refused_before_it_is_read(monkeypatch):
             load_dataset(f"stream:{write(Path(write.__name__))}")
 
 
-def test_two_processes_build_one_index():
+def test_of_two_processes_one_builds_the_index_and_the_other_says_that_it_waits(monkeypatch, capfd):
     write_folder(Path("mine"))
+    build = streaming._build
+
+    def slow(*given):
+        with open("built", "a") as file:
+            file.write("once\n")
+        time.sleep(1)
+        return build(*given)
+
+    monkeypatch.setattr(streaming, "_build", slow)
     context = multiprocessing.get_context("fork")
     started = [context.Process(target=load_dataset, args=("stream:mine",)) for _ in range(2)]
     for process in started:
@@ -581,5 +590,5 @@ def test_two_processes_build_one_index():
     for process in started:
         process.join(60)
     assert [process.exitcode for process in started] == [0, 0]
-    (index,) = Path("cache").glob("*.index")
-    assert time.time() - index.stat().st_mtime < 60
+    assert Path("built").read_text() == "once\n"
+    assert capfd.readouterr().err.count("mine: another process is listing it; waiting for it\n") == 1
