@@ -17,22 +17,20 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import Result, environment, generated_images, interleave, peak_of, speedup
+from common import Result, environment, interleave, peak_of, speedup
+from step import generated_data
 
 from simclr_core.augment import make_views
-from simclr_core.data import Dataset, Split
 from simclr_core.pretrain import PretrainConfig, _Training, resolve_device, resolve_precision
 from simclr_core.runs import Run
 
 
 def step_of(batch: int, micro_batch: int, width: float, device: str) -> Callable[[], int]:
     """One step, the device waited for; returns the batch."""
-    split = Split(generated_images(batch, 32, 3), torch.zeros(batch, dtype=torch.int64))
-    data = Dataset("generated", split, split, ("none",), (0.5,) * 3, (0.25,) * 3, "generated")
     config = PretrainConfig("generated", (0, batch), "resnet18", width, augmentation="best", head="mlp_bn",
                             head_hidden=512, head_dim=128, batch_size=batch, micro_batch=micro_batch, epochs=1,
                             precision=resolve_precision("auto", device), device=device)  # fmt: skip
-    training = _Training(Run(Path("benchmark"), config), data, (), None)
+    training = _Training(Run(Path("benchmark"), config), generated_data(batch), (), None)
     draws = torch.Generator().manual_seed(0)
     views = make_views(training.images, training.recipe, training.mean, training.std, draws)
 
