@@ -138,8 +138,9 @@ class StreamedImages:
             images = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
             if get_worker_info():
                 images.share_memory_()  # here, where an error is seen
+            pixels = images.numpy()
             for k, content, where in self._contents(self.rows.start + rows.astype(np.int64)):
-                images[k] = torch.from_numpy(read_image(content, self.image_size, where).copy())
+                pixels[k] = read_image(content, self.image_size, where)
         except UserError as error:
             return str(error)
         except OSError as error:
@@ -171,7 +172,8 @@ class StreamedImages:
         if not self.index.sharded:
             return torch.randperm(len(self), generator=generator)
         file = self.index.file[self.rows.start : self.rows.stop]
-        shards = np.unique(file)[torch.randperm(len(np.unique(file)), generator=generator).numpy()]
+        shards = np.unique(file)
+        shards = shards[torch.randperm(len(shards), generator=generator).numpy()]
         order = []
         for start in range(0, len(shards), SHUFFLE_SHARDS):
             rows = torch.from_numpy(np.flatnonzero(np.isin(file, shards[start : start + SHUFFLE_SHARDS])))
@@ -183,7 +185,7 @@ class StreamedImages:
         rows = slice(self.rows.start, self.rows.stop)
         shards = self.index.file[rows] if self.index.sharded else np.zeros(0)
         how = f"streamed {DECODER_VERSION} {STATISTICS_IMAGES} {SHUFFLE_SHARDS if self.index.sharded else 1}"
-        pixels = self[: min(PROBED, len(self))].cpu().numpy()
+        pixels = self[:PROBED].cpu().numpy()
         return how.encode() + self.index.digest[rows].tobytes() + shards.tobytes() + pixels.tobytes()
 
 
@@ -303,14 +305,14 @@ def _read_file(path: str) -> tuple[int, bytes]:
 
 def _list_shards(root: Path) -> tuple[dict[str, list[Path]], str]:
     """The shards of each split, and a checksum of their names, sizes and dates."""
-    splits, listing = {}, hashlib.sha256()
+    splits, listing, inside = {}, hashlib.sha256(), root.resolve()
     for split in ("train", "test"):
         splits[split] = sorted((root / split).glob("*.tar"))
         if not splits[split]:
             raise DataNotFound(f"{root / split} holds no *.tar shards, as the other split does; put some there")
         for path in splits[split]:
             check_name(path.name, "shard")
-            if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+            if not path.is_file() or not path.resolve().is_relative_to(inside):
                 raise UserError(f"{path} is not a file, or a link to nothing or out of {root}; copy the shard there")
             listing.update(f"{path}|{path.stat().st_size}|{path.stat().st_mtime_ns}\n".encode())
     return splits, listing.hexdigest()
