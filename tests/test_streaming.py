@@ -403,7 +403,7 @@ def test_the_command_names_a_damaged_image_in_one_line(capsys):
     Path("run.json").write_text('{"dataset": "stream:mine", "images": [0, 16], "encoder": "resnet18", "batch_size": 8}')
     Path("mine/train/apfel/00000.png").write_bytes(b"no")
     assert main(["--config", "run.json"]) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if "reading 33 files" not in line]
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "00000.png cannot be read as an image" in said[0]
 
 
