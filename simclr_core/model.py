@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.models import VisionTransformer, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from simclr_core.errors import UserError
+from simclr_core.pooling import max_pool_relu
 from simclr_core.runs import file_sha256
 
 RESNETS = {
@@ -52,10 +52,8 @@ class MnistCNN(nn.Module):
         self.fc = nn.Linear(64 * (image_size // 4) ** 2, self.h_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(F.max_pool2d(self.conv1(x), 2), inplace=True)  # (N, 32, S/2, S/2)
-        x = F.relu(F.max_pool2d(self.conv2(x), 2), inplace=True)  # (N, 64, S/4, S/4)
-        if x.requires_grad:  # back from flatten in another layout than x, on which the CPU's ReLU takes 8 times as long
-            x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+        x = max_pool_relu(self.conv1(x))  # (N, 32, S/2, S/2)
+        x = max_pool_relu(self.conv2(x))  # (N, 64, S/4, S/4)
         return self.fc(x.flatten(1))  # (N, 128)
 
 
