@@ -15,7 +15,7 @@ from torch import nn
 from simclr_core.augment import make_views, normalise
 from simclr_core.data import load_dataset
 from simclr_core.loss import nt_xent_loss
-from simclr_core.pretrain import _Training
+from simclr_core.pretrain import _Training, generator
 from simclr_core.runs import Run, cpu_name
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def mnist_study(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["augment", "distributed", "gradient_caching", "mnist_study", "pool", "step", "streaming"]
+    "name", ["augment", "distributed", "gradient_caching", "ideas", "mnist_study", "pool", "step", "streaming"]
 )
 def test_a_benchmark_prints_a_ratio_last(name):
     *_, last = run(f"benchmarks/{name}.py", "--quick").splitlines()
@@ -126,3 +126,83 @@ def test_twice_the_gpus_halve_the_encoders_time_and_no_exchange_gets_cheaper(sca
         flop == pytest.approx(2 * 4.09e9, rel=0.02) and norms == 54
     )  # torchvision states 4.09 GMAC; 53 and the head's
     assert parameters == 25_557_032 - 2_049_000 + 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128
+
+
+@pytest.fixture
+def ideas(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("ideas")
+
+
+def make_trial(ideas, idea, **changes):
+    config = replace(
+        ideas.PUBLISHED, dataset="shapes", images=(0, 128), width=1 / 16, epochs=1, batch_size=32, **changes
+    )
+    return ideas.Trial(idea, config, load_dataset("shapes"))
+
+
+def test_without_an_idea_a_step_is_that_of_pretrain(ideas, tmp_path):
+    trial = make_trial(ideas, ideas.Idea(), lr=0.01)
+    training = _Training(Run(tmp_path, trial.config), trial.data, (), None)
+    rows = torch.arange(32)
+    views = trial.views(rows, 0, step=3)
+    expected = make_views(trial.images[rows], training.recipe, training.mean, training.std, generator(0, "views", 3))
+    assert torch.equal(views, torch.cat(expected))
+
+    loss = trial.loss(views)
+    loss.backward()
+    trial.optimizer.step()
+
+    assert loss.item() == training.step(*expected).item()
+    trained = training.encoder.state_dict()
+    for name, value in trial.model[0].state_dict().items():
+        torch.testing.assert_close(value, trained[name])
+
+
+def test_every_idea_costs_as_much_and_trains(ideas):
+    cost = {}
+    for name, idea in ideas.IDEAS.items():
+        trial = make_trial(ideas, idea)
+        trial.config = replace(trial.config, epochs=100)
+        small, steps = trial.steps()
+        side = trial.images.shape[1]
+        cost[name] = ((steps - small) * side**2 + small * ideas.SMALL**2) / (100 * 128 / 32 * side**2)
+        trial.config = replace(trial.config, epochs=1)
+        before = trial.model[0].conv1.weight.clone()
+        trial.train()
+        assert all(value.isfinite().all() for value in trial.model.state_dict().values()), name
+        assert not torch.equal(trial.model[0].conv1.weight, before), name
+    assert cost == pytest.approx(dict.fromkeys(ideas.IDEAS, 1), abs=0.01)
+
+
+def test_an_image_is_mirrored_in_every_other_epoch_and_its_views_not_alike(ideas, monkeypatch):
+    seen = []
+    monkeypatch.setattr(ideas, "apply_recipe", lambda images, recipe, parameters, *_: seen.append(parameters.flipped))
+    trial = make_trial(ideas, ideas.Idea(alternating=True))
+    for epoch in (0, 1, 2):
+        trial.views(torch.arange(64), epoch, step=epoch)
+
+    first, second = seen[0].chunk(2)
+    assert torch.equal(first, ~second) and 16 < first.sum() < 48
+    assert torch.equal(seen[1], ~seen[0]) and torch.equal(seen[2], seen[0])
+
+
+@pytest.mark.parametrize("shape", [(16, 27), (64, 16), (10, 10)])
+def test_muon_s_step_is_about_orthogonal(ideas, shape):
+    values = torch.linalg.svdvals(ideas.orthogonal(torch.randn(shape)))
+
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_the_average_of_the_weights_is_what_is_scored(ideas, monkeypatch):
+    trial = make_trial(ideas, ideas.Idea(ema=0.99))
+    trial.config = replace(trial.config, epochs=4)
+    trial.train()
+    scored = []
+    encode = ideas.encode
+    monkeypatch.setattr(ideas, "encode", lambda encoder, *rest: scored.append(encoder) or encode(encoder, *rest))
+
+    assert 0 <= trial.score() <= 1
+    assert all(encoder is trial.average[0] for encoder in scored)
+    weights = [module[0].layer1[0].conv1.weight for module in (trial.average, trial.model)]
+    assert 0 < (weights[0] - weights[1]).norm() < 0.5 * weights[1].norm()
