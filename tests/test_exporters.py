@@ -274,7 +274,7 @@ def test_duplicate_label_in_two_notebooks_names_both(tmp_path):
 
 def test_unreadable_notebook_is_named(tmp_path):
     (tmp_path / "01.ipynb").write_text("{")
-    with pytest.raises(UserError, match=r"notebook 01\.ipynb: cannot be read"):
+    with pytest.raises(UserError, match=r"01\.ipynb is not a notebook that can be read"):
         render([Section("01", tmp_path / "01.ipynb")], Front("Report"), tmp_path)
 
 
@@ -381,6 +381,13 @@ def test_importing_what_notebooks_use_loads_no_exporter():
 def test_long_lines_are_broken_within_the_columns(text, lines):
     assert wrap_lines(text, 10).split("\n") == lines
     assert all(display_width(line) <= 10 for line in lines)
+
+
+def test_a_line_of_any_length_is_broken_in_no_time():
+    started = time.perf_counter()
+    lines = wrap_lines("word " * 40_000, 100).split("\n")
+    assert time.perf_counter() - started < 10
+    assert "".join(line.removeprefix("↪ ") for line in lines) == "word " * 40_000
 
 
 def test_columns_of_text_are_as_wide_as_their_widest_cell():

@@ -216,6 +216,14 @@ def test_runs_by_processes_equal_those_one_after_the_other_even_if_one_is_killed
     assert f"  {run}: resumed after epoch 1 of 2 and 1 steps" in lines
 
 
+def test_a_line_of_progress_that_cannot_be_read_is_passed_over():
+    workers = Processes(1, "cpu", Reporter(io.StringIO()))
+    workers._hear("a", 'progress: {"epoch": 1}')
+    workers._hear("a", 'progress: {"epoch": 2}libfoo: a warning')
+    assert workers.progress == {"a": {"epoch": 1}}
+    workers.stop()
+
+
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

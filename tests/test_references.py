@@ -81,6 +81,9 @@ def test_extra_arguments_reach_pytest_and_a_path_among_them_replaces_the_default
     (project.root / "tests/sanitize.cfg").touch()
     run_tests(project, ["-x", "-k", "loss"])
     run_tests(project, ["tests/test_a.py::test_b"])
+    (project.root / "out.xml").touch()
+    run_tests(project, ["--junitxml", "out.xml"])
     assert commands[0][-4:] == ["tests", "-x", "-k", "loss"]
     assert commands[1][-2:] == [str(project.root / "tests/sanitize.cfg"), "tests/test_a.py::test_b"]
+    assert commands[2][-3:] == ["tests", "--junitxml", "out.xml"]
     assert "--nbval-lax" in commands[0]

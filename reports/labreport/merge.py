@@ -7,7 +7,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
-from simclr_core.errors import UserError
+from labreport.parameters import read_notebook
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,10 @@ def merge(sections: list[Section], front: Front) -> NotebookNode:
         ],
     }
     for index, section in enumerate(sections):
-        cells = _read(section.path).cells if section.path else []
+        cells = read_notebook(section.path).cells if section.path else []
         for number, cell in enumerate(cells, start=1):
             cell["id"] = f"s{index}-c{number}"
             cell.metadata["labreport"] = {"section": index, "cell": number}
             merged.cells.append(cell)
     nbformat.validate(merged)
     return merged
-
-
-def _read(path: Path) -> NotebookNode:
-    try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, UnicodeDecodeError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise UserError(f"notebook {path.name}: cannot be read ({error}); run it again") from error

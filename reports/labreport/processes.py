@@ -57,7 +57,8 @@ class Processes:
 
     def _hear(self, run: str, line: str) -> None:
         if line.startswith(PROGRESS):
-            self.progress[run] = json.loads(line.removeprefix(PROGRESS))
+            with suppress(ValueError):  # a library's words on stderr may have come between
+                self.progress[run] = json.loads(line.removeprefix(PROGRESS))
         elif not self.stopped:
             self.reporter.say("  " + line)
 

@@ -27,7 +27,9 @@ def run_tests(project: Project, arguments: Sequence[str]) -> int:
     Args:
         arguments: handed on to pytest; a path or test id among them takes the place of tests and tests/reference.
     """
-    given = any((project.root / word.split("::")[0]).exists() for word in arguments if not word.startswith("-"))
+    tests = project.root / "tests"
+    given = any((path := project.root / word.split("::")[0]).exists() and path.is_relative_to(tests)
+                for word in arguments if not word.startswith("-"))  # fmt: skip
     places = [] if given else [str(path) for path in ("tests", "tests/reference") if (project.root / path).is_dir()]
     nbval = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "120"]
     sanitize = project.root / "tests" / "sanitize.cfg"

@@ -35,16 +35,16 @@ def wrap_lines(text: str, columns: int) -> str:
 
 
 def _wrap_line(line: str, columns: int) -> list[str]:
-    pieces, mark = [], ""
-    while display_width(mark + line) > columns:
-        cut = columns - len(mark)
-        while display_width(line[:cut]) + len(mark) > columns:
+    pieces, mark, start, enough = [], "", 0, 8 * columns  # characters that are looked at: a line may be of any length
+    while len(line) - start > enough or display_width(mark + line[start:]) > columns:
+        cut = start + columns - len(mark)
+        while display_width(line[start:cut]) + len(mark) > columns:
             cut -= 1
-        space = line.rfind(" ", columns // 2, cut)
+        space = line.rfind(" ", start + columns // 2, cut)
         cut = space + 1 if space > 0 else cut
-        pieces.append(mark + line[:cut])
-        line, mark = line[cut:], "↪ "
-    return [*pieces, mark + line]
+        pieces.append(mark + line[start:cut])
+        start, mark = cut, "↪ "
+    return [*pieces, mark + line[start:]]
 
 
 def typst_string(text: str) -> str:
