@@ -51,10 +51,9 @@ def unlocked(lock: str) -> list[str]:
     return differing
 
 
-def read_lock(path: Path | None = None) -> str:
+def read_lock() -> str:
     """The lock file's text; "" where there is none (the package installed without its checkout)."""
-    path = path or LOCK
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return LOCK.read_text(encoding="utf-8") if LOCK.is_file() else ""
 
 
 def check_locked(lock: str) -> str:

@@ -40,8 +40,6 @@ Sweep = Mapping[str, Mapping[float, Seeded]]  # series -> setting -> seed -> fra
 def loss_curves(
     series: Curves,
     floors: Mapping[str, float] | None = None,
-    ylabel: str = "NT-Xent loss (nats)",
-    xlabel: str = "epoch",
     epochs: Sequence[int] | None = None,
 ) -> Figure:
     """A line a series: the mean, and each seed as a thin line where there are several (the axis says so).
@@ -51,7 +49,7 @@ def loss_curves(
         floors: series -> the lowest loss possible, drawn as a dotted line; with several, in the series' colours.
         epochs: when the values were taken, if not after every epoch.
     """
-    fig, ax = _axes(xlabel, ylabel)
+    fig, ax = _axes("epoch", "NT-Xent loss (nats)")
     _draw_curves(ax, series, epochs)
     colours = {name: style["color"] for name, style in zip(series, _styles(len(series)), strict=True)}
     by_value = {value: name for name, value in reversed((floors or {}).items())}  # equal floors: the first series'
@@ -93,7 +91,7 @@ def _draw_curves(ax: Axes, series: Curves, epochs: Sequence[int] | None, scale: 
         _legend(ax.figure, list(series))
 
 
-def curve_panels(panels: Mapping[str, Curves], epochs: Sequence[int], xlabel: str = "epoch") -> Figure:
+def curve_panels(panels: Mapping[str, Curves], epochs: Sequence[int]) -> Figure:
     """The same series in panels beside each other, each with its own quantity: ylabel -> series; mean over seeds.
 
     Args:
@@ -105,7 +103,7 @@ def curve_panels(panels: Mapping[str, Curves], epochs: Sequence[int], xlabel: st
             rows = np.array(list(curves.values()) if isinstance(curves, Mapping) else [curves], dtype=float)
             ax.plot(epochs, rows.mean(axis=0), label=name, marker="o", **style)
         _log_axis(ax, epochs)
-        ax.set_xlabel(xlabel)
+        ax.set_xlabel("epoch")
         ax.set_ylabel(ylabel)
     _legend(fig, list(series), ax.get_legend_handles_labels()[0])
     return _finish(fig)
@@ -139,8 +137,7 @@ def sweep_curves(series: Sweep, xlabel: str, ylabel: str = "linear accuracy (%)"
     return _finish(fig)
 
 
-def cost_scatter(accuracies: Mapping[str, Seeded], costs: Mapping[str, Mapping[str, float]],
-                 ylabel: str = "linear accuracy (%)") -> Figure:  # fmt: skip
+def cost_scatter(accuracies: Mapping[str, Seeded], costs: Mapping[str, Mapping[str, float]]) -> Figure:
     """Accuracy against each cost in a panel of its own, costs on logarithmic axes: a colour and mark a condition.
 
     Args:
@@ -158,7 +155,7 @@ def cost_scatter(accuracies: Mapping[str, Seeded], costs: Mapping[str, Mapping[s
             _upright_bar(ax, values[name], interval, style["color"])
         _cost_axis(ax, min(values.values()), max(values.values()))
         ax.set_xlabel(xlabel)
-    axes[0].set_ylabel(ylabel)
+    axes[0].set_ylabel("linear accuracy (%)")
     _legend(fig, names, axes[0].get_legend_handles_labels()[0][: len(names)])
     return _finish(fig)
 
@@ -261,9 +258,9 @@ def _explain_marks(ax: Axes, seeds: int) -> None:
         ax.set_xlabel(f"{ax.get_xlabel()}\nlarge marks: mean over seeds{bars}; small dots: single seeds")
 
 
-def phase_times(seconds: Mapping[str, float | Seeded], xlabel: str = "time (seconds)") -> Figure:
+def phase_times(seconds: Mapping[str, float | Seeded]) -> Figure:
     """A horizontal bar a phase, mean over seeds, with its value."""
-    fig, ax = _axes(xlabel, "", height=0.65 + 0.26 * len(seconds))
+    fig, ax = _axes("time (seconds)", "", height=0.65 + 0.26 * len(seconds))
     means = [summarise(value if isinstance(value, Mapping) else [value]).mean for value in seconds.values()]
     ax.barh(range(len(means)), means, height=0.62)
     for y, mean in enumerate(means):
