@@ -17,7 +17,7 @@ from sklearn.preprocessing import normalize
 
 from simclr_core.data import Dataset
 from simclr_core.errors import UserError
-from simclr_core.evaluate import encode, training_range
+from simclr_core.evaluate import features, split_of
 from simclr_core.runs import Run, check_types, config_record, pack_array
 
 PICTURES = 8  # test images kept of each cluster, for the report
@@ -38,8 +38,9 @@ class ClusterConfig:
         check_types(self)
         if self.method not in ("kmeans", "gmm"):
             raise UserError(f"clustering method {self.method!r} is unknown; known are kmeans, gmm")
-        if self.restarts < 1:
-            raise UserError(f"restarts must be at least 1, got {self.restarts}")
+        for field, least in {"restarts": 1, "components": 0}.items():
+            if getattr(self, field) < least:
+                raise UserError(f"{field} must be at least {least}, got {getattr(self, field)}")
 
 
 def cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
@@ -47,22 +48,20 @@ def cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
 
     The labels play no part in the fit. Clusters are named by the Hungarian match on the *training* labels, so no
     test label is used before the score.
-    Returns: accuracies, nmi, ari, seconds (one value a restart; seconds without the features), feature_seconds,
-        and of the restart with the best fit (inertia or likelihood): names (class of each cluster), sizes (test
-        images), pictures (packed uint8 (K, PICTURES, S, S, C), zeros where a cluster is smaller).
+    Returns: accuracies, nmi, ari, seconds (one value a restart; seconds without the features), and of the restart
+        with the best fit (inertia or likelihood): names (class of each cluster), sizes (test images), pictures
+        (packed uint8 (K, PICTURES, S, S, C), zeros where a cluster is smaller).
     """
     return run.evaluation("cluster", config_record(config), data, lambda: _cluster(run, data, config))
 
 
 def _cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
-    started = time.perf_counter()
-    x, x_test = _features(run, data, config)
-    feature_seconds = time.perf_counter() - started
     classes = len(data.class_names)
-    labels, labels_test = training_range(data, "fit", config.fit)[1].numpy(), data.test.labels.numpy()
-    result = {"accuracies": [], "nmi": [], "ari": [], "seconds": [], "feature_seconds": round(feature_seconds, 3)}
+    labels, labels_test = split_of(data, config.fit, "fit").labels.numpy(), data.test.labels.numpy()
+    x, x_test = _scaled_features(run, data, config)
+    result = {"accuracies": [], "nmi": [], "ari": [], "seconds": []}
     best = -np.inf
-    for seed in (run.config.seed * config.restarts + k for k in range(config.restarts)):
+    for seed in ((run.config.seed * config.restarts + k) % 2**32 for k in range(config.restarts)):
         started = time.perf_counter()
         model = _fit(config, x, classes, seed)
         found, found_test = model.predict(x), model.predict(x_test)
@@ -79,15 +78,16 @@ def _cluster(run: Run, data: Dataset, config: ClusterConfig) -> dict:
     return result
 
 
-def _features(run: Run, data: Dataset, config: ClusterConfig) -> tuple[np.ndarray, np.ndarray]:
+def _scaled_features(run: Run, data: Dataset, config: ClusterConfig) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, D) of the fitted range and of the test split, float32."""
-    encoder = run.load_encoder()
-    images = training_range(data, "fit", config.fit)[0], data.test.images
-    x, x_test = (encode(encoder, part, data, run.config.device).cpu().numpy() for part in images)
+    x, x_test = (features(run, data, part)[0].cpu().numpy() for part in (config.fit, None))
     if config.l2_normalise:
         x, x_test = normalize(x), normalize(x_test)
-    if config.components > x.shape[1]:
-        raise UserError(f"components {config.components} are more than the {x.shape[1]} features of {run.name}")
+    if config.components > min(x.shape):
+        raise UserError(f"components {config.components} are more than the {len(x)} images fitted on or the "
+                        f"{x.shape[1]} features of {run.name}")  # fmt: skip
+    if len(x) < len(data.class_names):
+        raise UserError(f"fit {config.fit} has fewer images than {data.name} has classes, {len(data.class_names)}")
     return x, x_test
 
 

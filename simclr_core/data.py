@@ -227,7 +227,7 @@ def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: boo
     root = Path(data_dir) if data_dir is not None else Path("data")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(root / f".{name}.lock", name, "downloading"):
+        with one_at_a_time(root / f".{name}.lock", f"{name}: another process is downloading it; waiting for it"):
             if not (root / DOWNLOADED[name]).is_dir():  # by another process meanwhile
                 staging = root / f".downloading-{name}"  # what a killed process left is of no use
                 shutil.rmtree(staging, ignore_errors=True)
@@ -242,18 +242,15 @@ def _download(name: str, fetch: Callable[[Path], object], data_dir, allowed: boo
 
 
 @contextmanager
-def one_at_a_time(lock: Path, what: str, doing: str) -> Iterator[None]:
-    """Of several processes one goes on, the others wait and say so."""
-    lock = FileLock(lock)
+def one_at_a_time(lock: Path, busy: str, say: Callable | None = None) -> Iterator[None]:
+    """Of several processes one goes on, the others say that it is busy and wait; a dead one's lock is free."""
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(lock).acquire(timeout=0)
     except Timeout:
-        print(f"{what}: another process is {doing} it; waiting for it", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
+        say(busy) if say else print(busy, file=sys.stderr, flush=True)
+        held = FileLock(lock).acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 # ---- MNIST ------------------------------------------------------------------------------------------------
@@ -548,6 +545,8 @@ def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
 
+    from simclr_core.runs import set_aside, write_atomically
+
     path = cache_folder() / f"{key}.safetensors"
     if path.is_file():
         try:
@@ -565,14 +564,10 @@ def _cached(key: str, build: Callable[[], Dataset]) -> Dataset:
                 return dataset
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             pass
-        print(f"{path} is damaged; set aside as {path.name}.damaged, decoding again")
-        path.replace(path.with_name(path.name + ".damaged"))
+        set_aside(path, f"{path} is damaged")
     check_cache()
     dataset = build()
     tensors = {f"{s}_{k}": getattr(getattr(dataset, s), k) for s in ("train", "test") for k in ("images", "labels")}
-    from simclr_core.runs import write_atomically
-
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dataset.record())
     write_atomically(path, save(tensors, {"dataset": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}))
     return dataset

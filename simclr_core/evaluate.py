@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_core.augment import VIEW_RECIPES, apply_recipe, draw_parameters, make_views, normalise, view_recipe
-from simclr_core.data import Dataset, feed
+from simclr_core.data import Dataset, Split, feed
 from simclr_core.errors import UserError, enough_memory
 from simclr_core.optim import build_optimizer, lr_factor
 from simclr_core.pretrain import batches, generator, stream_seed
@@ -91,10 +91,10 @@ def _fit_probe(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     if config.moving_bn:
         return _fine_tune(run, data, config)
     parts = config.labels, config.scored_on
-    features, encoding = zip(*(_features(run, data, part, config.on, config.epoch) for part in parts), strict=True)
+    x_scored, encoding = zip(*(features(run, data, part, config.on, config.epoch) for part in parts), strict=True)
     started = time.perf_counter()
-    x, scored = features
-    labels, scored_labels = (images_and_labels(data, part)[1].to(x.device) for part in parts)
+    x, scored = x_scored
+    labels, scored_labels = (split_of(data, part).labels.to(x.device) for part in parts)
     x, labels = _chosen(config, x, labels)
     if config.standardise:
         mean, std = x.mean(0), x.std(0).clamp_min(1e-6)  # a dead feature stays 0
@@ -117,11 +117,13 @@ def fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
 def _fine_tune(run: Run, data: Dataset, config: ProbeConfig) -> dict:
     started = time.perf_counter()
     device = run.config.device
+    if config.on == "z" or config.standardise:
+        raise UserError("fine-tuning and moving_bn train on images; on 'z' and standardise are for probes on features")
     encoder = run.load_encoder(config.epoch).to(memory_format=torch.channels_last)
     encoder.requires_grad_(not config.moving_bn)
     classifier = _build_classifier(encoder.h_dim, len(data.class_names), config).to(device)
-    parts = (images_and_labels(data, part) for part in (config.labels, config.scored_on))
-    (images, labels), (scored, scored_labels) = ((x[:].to(device), y.to(device)) for x, y in parts)
+    parts = (split_of(data, part) for part in (config.labels, config.scored_on))
+    (images, labels), (scored, scored_labels) = ((part.images[:].to(device), part.labels.to(device)) for part in parts)
     images, labels = _chosen(config, images, labels)
     recipe = view_recipe(config.augmentation) if config.augmentation else None
 
@@ -225,20 +227,17 @@ def _build_classifier(width: int, classes: int, config: ProbeConfig) -> nn.Seque
         return nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, classes))
 
 
-def images_and_labels(data: Dataset, part: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    """Images (N, S, S, C; streamed ones not read yet) and labels (N,) of a range of the training split, or of the test
-    split (None)."""
-    return (data.test.images, data.test.labels) if part is None else training_range(data, "labels or scored_on", part)
+def split_of(data: Dataset, limits: tuple[int, int] | None, field: str = "labels or scored_on") -> Split:
+    """A range of the training split (streamed images are not read yet), or the test split (None).
 
-
-def training_range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Images and labels of a range of the training split. Raises: UserError naming `field` if it reaches outside."""
-    start, stop = limits
-    if not 0 <= start < stop <= len(data.train):
+    Raises: UserError naming `field` if the range reaches outside.
+    """
+    if limits is None:
+        return data.test
+    if not 0 <= limits[0] < limits[1] <= len(data.train):
         raise UserError(f"{field} {tuple(limits)} is not a range within the {len(data.train):,} training images of "
                         f"{data.name}")  # fmt: skip
-    part = data.train.part(start, stop)
-    return part.images, part.labels
+    return data.train.part(*limits)
 
 
 # ---- features ---------------------------------------------------------------------------------------------
@@ -247,13 +246,13 @@ def training_range(data: Dataset, field: str, limits: tuple[int, int]) -> tuple[
 _kept: OrderedDict[tuple, tuple[Tensor, float]] = OrderedDict()  # h and the seconds it took
 
 
-def _features(run: Run, data: Dataset, part: tuple[int, int] | None, on: str = "h",
+def features(run: Run, data: Dataset, part: tuple[int, int] | None, on: str = "h",
               epoch: int | None = None) -> tuple[Tensor, float]:  # fmt: skip
-    """h (N, H_dim), or z (N, D), of the images of `part` (as images_and_labels), and the seconds of encoding them.
+    """h (N, H_dim), or z (N, D), of the images of `part` (as split_of), and the seconds of encoding them.
 
     Probes and kNN of the same runs ask for the same images: the last gigabyte of h is kept, with the time it took.
     """
-    images, _ = images_and_labels(data, part)
+    images = split_of(data, part).images
     weights, limits = run.record["files"].get("encoder.safetensors"), part and tuple(part)
     key = str(run.path.resolve()), weights, epoch, limits, data.fingerprint
     if key not in _kept:
@@ -265,8 +264,7 @@ def _features(run: Run, data: Dataset, part: tuple[int, int] | None, on: str = "
     h, seconds = _kept[key]
     if on == "h":
         return h, seconds
-    with frozen(run.load_projection_head()) as head:
-        return torch.cat([head(rows).float() for rows in h.split(ENCODE_BATCH)]), seconds
+    return outputs(run.load_projection_head(), h.split(ENCODE_BATCH), run.config.device), seconds
 
 
 @contextmanager
@@ -294,10 +292,15 @@ def _digest(module: nn.Module) -> str:
 
 def encode(module: nn.Module, images: Tensor, data: Dataset, device: str = "cpu") -> Tensor:
     """Features of uint8 images (N, S, S, C) in float32, shape (N, H_dim), on the device; eval mode, no gradient."""
+    with feed(images, torch.arange(len(images)).split(ENCODE_BATCH)) as parts:
+        return outputs(module, (normalise(part.to(device), data.mean, data.std) for part in parts), device)
+
+
+def outputs(module: nn.Module, parts: Iterable[Tensor], device: str) -> Tensor:
+    """What a frozen network makes of its input, given in parts: float32, on the device."""
     advice = "try a smaller simclr_core.evaluate.ENCODE_BATCH, or an encoder of smaller width"
-    with enough_memory(f"encoding images {ENCODE_BATCH} at a time on {device}", advice), frozen(module) as embed:
-        with feed(images, torch.arange(len(images)).split(ENCODE_BATCH)) as parts:
-            return torch.cat([embed(normalise(part.to(device), data.mean, data.std)).float() for part in parts])
+    with enough_memory(f"encoding images {ENCODE_BATCH} at a time on {device}", advice), frozen(module) as network:
+        return torch.cat([network(part.to(device)).float() for part in parts])
 
 
 # ---- k nearest neighbours -----------------------------------------------------------------------------------
@@ -309,8 +312,8 @@ def knn(run: Run, data: Dataset, labels: tuple[int, int], k: int = 10, temperatu
     after the last epoch, or a kept one. Stored in the run."""
 
     def compute() -> dict:
-        (h, seconds), (h_test, test_seconds) = (_features(run, data, part, epoch=epoch) for part in (labels, scored_on))
-        classes, classes_test = (images_and_labels(data, part)[1].to(h.device) for part in (labels, scored_on))
+        (h, seconds), (h_test, test_seconds) = (features(run, data, part, epoch=epoch) for part in (labels, scored_on))
+        classes, classes_test = (split_of(data, part).labels.to(h.device) for part in (labels, scored_on))
         started = time.perf_counter()
         accuracy = knn_accuracy(h, classes, h_test, classes_test, k, temperature)
         return {"accuracy": accuracy,
@@ -333,6 +336,8 @@ def knn_accuracy(h: Tensor, labels: Tensor, h_test: Tensor, labels_test: Tensor,
     """
     if not 1 <= k <= len(h):
         raise UserError(f"k must lie between 1 and the {len(h)} labelled images, got {k}")
+    if temperature is not None and not temperature >= 1 / 80:  # a sum of exp(1 / temperature) must stay within fp32
+        raise UserError(f"temperature must be at least 1 / 80, got {temperature}")
     h, h_test = F.normalize(h), F.normalize(h_test)
     classes, correct = int(labels.max()) + 1, 0
     for part, truth in zip(h_test.split(ENCODE_BATCH), labels_test.split(ENCODE_BATCH), strict=True):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from simclr_core.augment import make_views, normalise, view_recipe
 from simclr_core.data import Dataset
 from simclr_core.errors import UserError
-from simclr_core.evaluate import ENCODE_BATCH, encode, frozen, images_and_labels
+from simclr_core.evaluate import ENCODE_BATCH, encode, outputs, split_of
 from simclr_core.pretrain import generator
 from simclr_core.runs import Run, pack_array
 
@@ -117,7 +117,8 @@ def neighbours(run: Run, data: Dataset, labels: tuple[int, int], k: int = 8) -> 
     """
 
     def compute() -> dict:
-        images, classes = images_and_labels(data, labels)
+        given = split_of(data, labels)
+        images, classes = given.images, given.labels
         queries = [int((data.test.labels == label).nonzero()[0]) for label in data.test.labels.unique()]
         asked, asked_classes = data.test.images[queries], data.test.labels[queries]
         encoder = run.load_encoder()
@@ -132,12 +133,10 @@ def neighbours(run: Run, data: Dataset, labels: tuple[int, int], k: int = 8) -> 
 
 def _embed(run: Run, x: Tensor, on: str, epoch: int | None = None) -> Tensor:
     """h (N, H_dim) or z (N, D), on the CPU, of normalised images or views (N, C, S, S)."""
-    with frozen(run.load_encoder(epoch)) as encoder:
-        out = torch.cat([encoder(part.to(run.config.device)).float() for part in x.split(ENCODE_BATCH)])
-    if on == "z":
-        with frozen(run.load_projection_head()) as head:
-            out = head(out).float()
-    return out.cpu()
+    if on not in ("h", "z"):
+        raise UserError(f"on {on!r} is unknown; known are h, z")
+    out = outputs(run.load_encoder(epoch), x.split(ENCODE_BATCH), run.config.device)
+    return (outputs(run.load_projection_head(), [out], run.config.device) if on == "z" else out).cpu()
 
 
 def _test_images(data: Dataset, images: int) -> tuple[Tensor, Tensor]:

@@ -112,6 +112,8 @@ def build_encoder(
         init: "random", or "imagenet": torchvision's ImageNet weights but for conv1, which is new (R2 does so).
     Raises: UserError for an unknown name, or when the ImageNet weights cannot be had.
     """
+    if init == "imagenet" and (name not in RESNETS or width != 1):
+        raise UserError(f"ImageNet weights fit a ResNet of width 1 only, not {name} at {width:g}; set init to 'random'")
     if name == "pixels":
         return Pixels(channels, image_size)
     if name == "mnist_cnn":
@@ -120,10 +122,10 @@ def build_encoder(
         return SmallViT(channels, image_size, width)
     if name not in RESNETS:
         raise UserError(f"unknown encoder {name!r}; known are {', '.join(ENCODERS)}")
+    if round(64 * width) < 1:
+        raise UserError(f"width {width:g} leaves a ResNet no channel; it must be at least 1 / 64")
     encoder = CifarResNet(name, channels, width, stem)
     if init == "imagenet":
-        if width != 1:
-            raise UserError(f"ImageNet weights fit width 1 only, not {width}; set width to 1 or init to 'random'")
         _load_imagenet_weights(encoder, name)
     return encoder
 

@@ -3,7 +3,6 @@
 Shape letters: N images a step, 2N views, C channels, S image side, H_dim width of h, D width of z.
 """
 
-import hashlib
 import io
 import math
 import re
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from simclr_core.augment import VIEW_RECIPES, make_views, view_recipe
@@ -38,8 +36,8 @@ from simclr_core.runs import (
     kept_name,
     read_checksummed,
     run_name,
+    save_weights,
     set_aside,
-    write_atomically,
     write_checksummed,
     write_history,
     write_json,
@@ -111,6 +109,8 @@ class PretrainConfig:
                 raise UserError(f"{field} must be 0 or more and finite, got {getattr(self, field)}")
         if self.micro_batch == 1:
             raise UserError("micro_batch must be 0 (off) or at least 2 images, got 1")
+        if (self.encoder, self.head, self.objective) == ("pixels", "none", "nt_xent"):
+            raise UserError("encoder 'pixels' with head 'none' has nothing to train; take objective 'none', or a head")
         start, stop = self.images
         if not 0 <= start < stop:
             raise UserError(f"images must be a range (first, one past the last), got {self.images}")
@@ -210,7 +210,7 @@ def pretrain(
         raise UserError(f"keep_epochs {outside} lie outside the {config.epochs} epochs of the run")
     run = Run(Path(store) / run_name(config, data.fingerprint), config)
     stored = find_run(config, data.fingerprint, store)
-    if stored and _keeps(stored, keep_epochs):  # looked at first: a store that is only read needs no lock
+    if stored and (data.recorded or _keeps(stored, keep_epochs)):  # first: a store that is only read needs no lock
         return stored
     with writer_lock(Path(store), run.name), _memory_for(config):
         stored = find_run(config, data.fingerprint, store, mend=True)
@@ -225,7 +225,7 @@ def pretrain(
         write_json(run.path / "config.json", config.identity())
         worked = [processes.record()]
         if config.objective == "none":
-            _save_weights(run, "encoder.safetensors", config.build_encoder(data.record()))
+            save_weights(run.path / "encoder.safetensors", config.build_encoder(data.record()))
             write_history(run.path / "history.csv", [])
         else:
             training = _Training(run, data, keep_epochs, progress, processes)
@@ -263,14 +263,6 @@ def _train_again(run: Run, data: Dataset, keep_epochs: Sequence[int], progress, 
     adopt_run(run, again, data.record(), torch.get_num_threads(), training.worked)
 
 
-def _save_weights(run: Run, name: str, module: nn.Module) -> str:
-    """Returns the file's SHA-256."""
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    content = save(state)
-    write_atomically(run.path / name, content)
-    return hashlib.sha256(content).hexdigest()
-
-
 class _Training:
     """The state of one pre-training run and its loop."""
 
@@ -306,6 +298,9 @@ class _Training:
 
     def train(self) -> None:
         self._resume()
+        for path in self.run.path.glob("encoder-*.safetensors"):  # of an attempt before, which this does not go on with
+            if path.name not in self.kept:
+                path.unlink()
         if self.processes.count > 1:
             self.processes.tell((self.config, self.run.name, self._state()))
         self._train_epochs()
@@ -313,8 +308,8 @@ class _Training:
         if not all(p.isfinite().all() for p in weights):  # since the last step, whose loss nobody has computed
             raise UserError(f"{self.run.name}: weights are not finite after the last step; lower lr from "
                             f"{self.config.lr:g} or raise temperature")  # fmt: skip
-        _save_weights(self.run, "encoder.safetensors", self.encoder)
-        _save_weights(self.run, "projection_head.safetensors", self.head)
+        save_weights(self.run.path / "encoder.safetensors", self.encoder)
+        save_weights(self.run.path / "projection_head.safetensors", self.head)
         write_history(self.run.path / "history.csv", self.history)
 
     def join(self, state: bytes) -> None:
@@ -334,7 +329,8 @@ class _Training:
                                  "images_per_second": rate})  # fmt: skip
             self._begin_epoch()
             if epoch < self.config.epochs:
-                self._keep(epoch)
+                if epoch in self.keep_epochs:
+                    self.kept[kept_name(epoch)] = save_weights(self.run.path / kept_name(epoch), self.encoder)
                 if self._checkpoint_is_due():
                     self._checkpoint()
             try:
@@ -417,10 +413,6 @@ class _Training:
                 return self.head(self.encoder(x_i)), self.head(self.encoder(x_j))
             z = self.head(self.encoder(torch.cat([x_i, x_j])))  # (2N, D)
             return tuple(z.chunk(2))
-
-    def _keep(self, epoch: int) -> None:
-        if epoch in self.keep_epochs:
-            self.kept[kept_name(epoch)] = _save_weights(self.run, kept_name(epoch), self.encoder)
 
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
@@ -532,7 +524,9 @@ def estimate_seconds(config: PretrainConfig, data: Dataset, steps: int = 2) -> f
         return 0.0
     images = config.images[1] - config.images[0]
     one_image = pretrain_flops(config, data) / images / config.epochs
-    few = config.batch_size if config.device == "cuda" else min(config.batch_size, max(2, int(TRIAL_FLOP / one_image)))
+    few = config.batch_size
+    if config.device == "cpu" and one_image:
+        few = min(few, max(2, int(TRIAL_FLOP / one_image)))
     trial, seconds = replace(config, batch_size=few, images=(0, few)), []
     with _memory_for(trial):
         training = _Training(Run(Path("estimate"), trial), data, (), None)

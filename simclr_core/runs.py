@@ -19,7 +19,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
@@ -29,12 +29,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from simclr_core.data import Dataset, dataset_from_record
+from simclr_core.data import Dataset, dataset_from_record, one_at_a_time
 from simclr_core.errors import StoreError, UserError, enough_memory
 
 METHOD_VERSION = 2  # raise it whenever a change moves numbers: stored runs of another version are not found
@@ -60,7 +59,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.replace(temporary, path)
         _remove_abandoned(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        with suppress(OSError):
+            temporary.unlink()
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; free some space or give a folder that can be written"
         ) from error
@@ -125,6 +125,8 @@ def set_aside(path: Path, reason: str) -> None:
         target = path.with_name(f"{path.name}.damaged-{k}")
     try:
         path.rename(target)
+    except FileNotFoundError:  # by another process meanwhile
+        return
     except OSError as error:
         raise StoreError(f"{path} is damaged and cannot be set aside: {error.strerror}") from error
     print(f"{reason}; set aside as {target.name}", file=sys.stderr)
@@ -133,22 +135,16 @@ def set_aside(path: Path, reason: str) -> None:
 @contextmanager
 def writer_lock(store: Path, name: str) -> Iterator[None]:
     """One writer at a time; the operating system frees a dead process's lock, a live one is waited for."""
-    try:
-        (store / ".locks").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store / ".locks" / f"{name}.lock")
+    busy = f"{name}: another process is at work on this run; waiting for it"
+    with ExitStack() as held:
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{name}: another process is at work on this run; waiting for it", file=sys.stderr, flush=True)
-            lock.acquire()
-    except OSError as error:
-        raise StoreError(
-            f"the run store {store} cannot be written: {error.strerror or error}; set another with $SIMCLR_RUNS"
-        ) from error
-    try:
+            (store / ".locks").mkdir(parents=True, exist_ok=True)
+            held.enter_context(one_at_a_time(store / ".locks" / f"{name}.lock", busy))
+        except OSError as error:
+            raise StoreError(
+                f"the run store {store} cannot be written: {error.strerror or error}; set another with $SIMCLR_RUNS"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 # ---- provenance -------------------------------------------------------------------------------------------
@@ -171,7 +167,7 @@ def provenance(device: str = "cpu") -> dict:
         "commit": git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in names}},
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": torch.cuda.get_device_name() if device == "cuda" and torch.cuda.is_available() else cpu_name(),
     }
 
 
@@ -221,14 +217,14 @@ class Run:
     def seconds(self) -> float:
         return sum(row["seconds"] for row in self.history)
 
-    def load_encoder(self, epoch: int | None = None) -> nn.Module:
-        """The encoder in eval mode on the run's device, as it was at the end or after a kept epoch.
+    def load_encoder(self, epoch: int | None = None, device: str | None = None) -> nn.Module:
+        """The encoder in eval mode on the device (None: the run's), as it was at the end or after a kept epoch.
 
         Raises: StoreError if the weights are not in the store (a run folder may have come without them).
         """
         name = "encoder.safetensors" if epoch in (None, self.config.epochs) else kept_name(epoch)
         fresh = replace(self.config, init="random")  # every weight is loaded, so none is downloaded
-        return self._load(fresh.build_encoder, name)
+        return self._load(fresh.build_encoder, name, device)
 
     def load_projection_head(self) -> nn.Module:
         return self._load(self.config.build_projection_head, "projection_head.safetensors")
@@ -239,13 +235,12 @@ class Run:
         Its metadata say what it is: encoder, width, stem, image_shape, mean and std of the images, h_dim, run.
         Raises: StoreError if the weights are not in the store or the file cannot be written.
         """
-        encoder, data = self.load_encoder(), self.record["data"]
+        encoder, data = self.load_encoder(device="cpu"), self.record["data"]
         about = {**{key: getattr(self.config, key) for key in ("encoder", "width", "stem")}, "h_dim": encoder.h_dim,
                  **{key: data[key] for key in ("image_shape", "mean", "std")}, "run": self.name}  # fmt: skip
-        state = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
-        write_atomically(path, save(state, {key: json.dumps(value) for key, value in about.items()}))
+        save_weights(path, encoder, {key: json.dumps(value) for key, value in about.items()})
 
-    def _load(self, build: Callable[[dict], nn.Module], name: str) -> nn.Module:
+    def _load(self, build: Callable[[dict], nn.Module], name: str, device: str | None = None) -> nn.Module:
         path = self.path / name
         if not path.is_file():
             raise StoreError(f"{path} is not here, so {self.name} gives no new evaluation; train it again (--fresh)")
@@ -259,7 +254,7 @@ class Run:
             raise StoreError(f"{path} holds no weights of {self.name} ({error}); train it again (--fresh)") from error
         module = build(self.record["data"])
         module.load_state_dict(weights)
-        return module.to(self.config.device).eval()
+        return module.to(device or self.config.device).eval()
 
     def evaluation(self, kind: str, config: dict, data: Dataset, compute: Callable[[], dict]) -> dict:
         """The stored result of an evaluation, or the one that `compute` makes now, stored as <kind>-<hash>.json.
@@ -299,6 +294,13 @@ class Run:
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
+def save_weights(path: Path, module: nn.Module, about: dict[str, str] | None = None) -> str:
+    """As safetensors with the metadata `about`; returns the file's SHA-256."""
+    content = save({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, about)
+    write_atomically(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def kept_name(epoch: int) -> str:

@@ -231,7 +231,7 @@ def _cached(path: Path, root: Path, build: Callable[[], bytes]) -> bytes:
         return content
     check_cache()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(path.with_suffix(".lock"), str(root), "listing"):
+    with one_at_a_time(path.with_suffix(".lock"), f"{root}: another process is listing it; waiting for it"):
         if not (content := _stored(path)):  # built by another process meanwhile
             content = build()
             write_checksummed(path, content)

@@ -87,5 +87,14 @@ def test_each_seed_of_a_run_brings_other_restarts(pixels, tiny_config, tiny_data
 def test_ranges_and_components_beyond_the_data_are_named(pixels, tiny_data):
     with pytest.raises(UserError, match=r"fit \(0, 500\) is not a range"):
         cluster(pixels, tiny_data, ClusterConfig("kmeans", (0, 500)))
-    with pytest.raises(UserError, match="components 145 are more than the 144 features"):
+    with pytest.raises(UserError, match="components 145 are more than the 120 images"):
         cluster(pixels, tiny_data, ClusterConfig("gmm", (0, 120), components=145))
+    with pytest.raises(UserError, match=r"fit \(0, 3\) has fewer images than tiny has classes, 4"):
+        cluster(pixels, tiny_data, ClusterConfig("kmeans", (0, 3)))
+    with pytest.raises(UserError, match="components must be at least 0, got -1"):
+        ClusterConfig("kmeans", (0, 120), components=-1)
+
+
+def test_a_large_seed_clusters_too(pixels, tiny_data, tmp_path):
+    run = pretrain(replace(pixels.config, seed=10**9), tiny_data, tmp_path)
+    assert len(cluster(run, tiny_data, ClusterConfig("kmeans", (0, 120), restarts=5))["accuracies"]) == 5

@@ -284,7 +284,7 @@ def test_damaged_cache_is_set_aside_and_built_again(tmp_path, capsys):
     content[-5] ^= 1
     cache.write_bytes(content)
     assert load_dataset("cifar10").fingerprint == expected
-    assert "is damaged; set aside" in capsys.readouterr().out
+    assert "is damaged; set aside" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["folder", "stream"])

@@ -95,7 +95,7 @@ def test_a_runs_evaluations_encode_its_images_once_and_a_retrained_runs_again(ru
 
 
 def test_z_from_stored_h_is_the_heads_output(run, tiny_data):
-    z, _ = evaluate._features(run, tiny_data, (0, 50), "z")
+    z, _ = evaluate.features(run, tiny_data, (0, 50), "z")
     both = torch.nn.Sequential(run.load_encoder(), run.load_projection_head())
     torch.testing.assert_close(z, encode(both, tiny_data.train.images[:50], tiny_data))
 
@@ -244,3 +244,17 @@ def test_a_result_on_all_labels_keeps_the_name_it_had_before_few_labels_existed(
     assert "per_class" not in PROBE.record() and replace(PROBE, per_class=2).record()["per_class"] == 2
     with pytest.raises(UserError, match="draw 0 with all labels"):
         replace(PROBE, draw=1)
+
+
+def test_what_fine_tuning_cannot_do_is_refused(run, tiny_data):
+    for changes in ({"on": "z"}, {"standardise": True}):
+        with pytest.raises(UserError, match="fine-tuning and moving_bn train on images"):
+            fine_tune(run, tiny_data, ProbeConfig((0, 50), epochs=1, **changes))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, 0.01, float("nan")])
+def test_a_temperature_at_which_votes_would_overflow_is_refused(temperature):
+    h, labels = torch.eye(4), torch.arange(4)
+    with pytest.raises(UserError, match="temperature must be at least 1 / 80"):
+        knn_accuracy(h, labels, h, labels, k=2, temperature=temperature)
+    assert knn_accuracy(h, labels, h, labels, k=2, temperature=1 / 80) == 1

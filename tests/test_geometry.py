@@ -125,3 +125,8 @@ def test_neighbours_are_the_most_similar_training_images_to_one_test_image_a_cla
 def test_what_cannot_be_had_is_said(run, tiny_data, call, message):
     with pytest.raises(UserError, match=message):
         call(run, tiny_data)
+
+
+def test_what_lies_neither_on_h_nor_on_z_is_refused(run, tiny_data):
+    with pytest.raises(UserError, match="on 'Z' is unknown; known are h, z"):
+        measure_geometry(run, tiny_data, 20, on="Z")

@@ -140,3 +140,14 @@ def test_the_documented_lines_load_an_exported_encoder(block, width, tmp_path, m
     with safetensors.safe_open("encoder.safetensors", "pt") as file:
         about = {key: json.loads(value) for key, value in file.metadata().items()}
     assert about["mean"] == [0.4] * 3 and about["width"] == width and about["run"] == run.name
+
+
+@pytest.mark.parametrize(("name", "width"), [("mnist_cnn", 1), ("pixels", 1), ("vit", 1), ("resnet18", 0.5)])
+def test_imagenet_weights_for_what_has_none_are_refused(name, width):
+    with pytest.raises(UserError, match=f"ImageNet weights fit a ResNet of width 1 only, not {name} at {width}"):
+        build_encoder(name, 3, 32, width=width, init="imagenet")
+
+
+def test_a_width_without_channels_is_refused():
+    with pytest.raises(UserError, match=r"width 0\.005 leaves a ResNet no channel"):
+        build_encoder("resnet18", 3, 32, width=0.005)

@@ -16,7 +16,15 @@ from simclr_core.augment import make_views, view_recipe
 from simclr_core.data import dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound, StoreError, UserError
 from simclr_core.loss import nt_xent_loss
-from simclr_core.pretrain import PretrainConfig, _Training, batches, generator, pretrain, pretrain_flops
+from simclr_core.pretrain import (
+    PretrainConfig,
+    _Training,
+    batches,
+    estimate_seconds,
+    generator,
+    pretrain,
+    pretrain_flops,
+)
 from simclr_core.runs import Run, find_run, read_checksummed, run_name
 
 
@@ -280,6 +288,7 @@ def test_every_epoch_sees_every_image_once_in_another_order(tiny_config, tiny_da
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 101}, "batch_size 101 is larger than the 100 images"),
         ({"encoder": "resnet20"}, "encoder 'resnet20' is unknown; known are pixels"),
+        ({"encoder": "pixels", "head": "none"}, "encoder 'pixels' with head 'none' has nothing to train"),
         ({"augmentation": "wild"}, "augmentation 'wild' is unknown"),
         ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
         ({"images": (5, 5)}, "images must be a range"),
@@ -438,3 +447,28 @@ def test_a_step_on_the_gpu_never_waits_for_it(changes, tiny_config, tiny_data, t
         training._train_epoch(2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_kept_encoders_of_an_attempt_that_was_given_up_are_not_taken_over(tiny_config, tiny_data, tmp_path):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Training, "_checkpoint", lambda training: None)  # ended before the first one
+        pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,), progress=interrupted_after(2))
+    (left,) = tmp_path.glob("*/encoder-0001.safetensors")
+    left.write_bytes(b"of another machine")
+
+    run = pretrain(tiny_config, tiny_data, tmp_path)
+
+    assert not left.exists() and left.name not in run.record["files"]
+
+
+def test_a_stored_run_is_read_without_the_kept_encoders_that_its_data_could_not_give_again(
+    tiny_config, tiny_data, tmp_path
+):
+    run = pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,))
+    (run.path / "encoder-0001.safetensors").unlink()
+
+    assert pretrain(tiny_config, dataset_from_record(tiny_data.record()), tmp_path, keep_epochs=(1,)).name == run.name
+
+
+def test_time_is_estimated_for_a_network_that_has_only_a_head(tiny_config, tiny_data):
+    assert estimate_seconds(replace(tiny_config, encoder="pixels", head="linear"), tiny_data) > 0

@@ -2,17 +2,23 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from simclr_core.errors import StoreError
 from simclr_core.pretrain import PretrainConfig, pretrain
 from simclr_core.runs import (
+    Run,
+    cpu_name,
     find_run,
     pack_array,
+    provenance,
     read_json,
     run_name,
+    set_aside,
     unpack_array,
     write_atomically,
     write_json,
@@ -21,7 +27,7 @@ from simclr_core.runs import (
 
 
 def test_run_name_depends_on_every_field_of_the_config_and_on_the_data(tiny_config):
-    from dataclasses import fields, replace
+    from dataclasses import fields
 
     other = {"dataset": "b", "images": (0, 99), "encoder": "resnet18", "width": 0.5, "stem": "imagenet",
              "init": "imagenet", "objective": "none", "augmentation": "r2", "strength": 1.0, "head": "linear",
@@ -190,3 +196,26 @@ def test_run_name_follows_the_recipe_behind_the_augmentations_name(tiny_config, 
     before = run_name(tiny_config, "f")
     monkeypatch.setitem(VIEW_RECIPES, "r2_two_views", replace(VIEW_RECIPES["r2_two_views"], flip_p=0.4))
     assert run_name(tiny_config, "f") != before
+
+
+def test_what_a_gpu_s_run_says_can_be_told_and_its_encoder_exported_without_one(
+    tiny_config, tiny_data, tmp_path, monkeypatch
+):
+    run = pretrain(tiny_config, tiny_data, tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    Run(run.path, replace(run.config, device="cuda")).export_encoder(tmp_path / "encoder.safetensors")
+
+    assert (tmp_path / "encoder.safetensors").is_file()
+    assert provenance("cuda")["device"] == cpu_name()
+
+
+def test_what_another_process_set_aside_meanwhile_is_no_error(tmp_path, capsys):
+    set_aside(tmp_path / "gone", "it is damaged")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_file_in_the_folder_s_place_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write"):
+        write_atomically(tmp_path / "file/new", "text")

@@ -10,7 +10,7 @@ import torchvision
 
 from labreport.study import Lab, after, few_labels, loading_code, mean_of, mean_of_draws, per_class, pick, pretrain_on
 from simclr_core.data import Dataset, Split, dataset_from_record, load_dataset
-from simclr_core.errors import DataNotFound, UserError
+from simclr_core.errors import DataNotFound, StoreError, UserError
 from simclr_core.evaluate import ProbeConfig, fit_probe
 from simclr_core.pretrain import PretrainConfig, pretrain
 
@@ -118,3 +118,11 @@ def test_stored_runs_and_recorded_data_need_no_processes(lab, monkeypatch):
     assert lab.pretrain({"ours": CONFIG}, [0], data, devices=2)["ours"][0].losses == run.losses
     with pytest.raises(DataNotFound, match="stored runs only"):
         lab.pretrain({"ours": CONFIG}, [1], dataset_from_record(run.record["data"]), devices=2)
+
+
+def test_a_damaged_encoder_is_not_said_to_be_missing(tiny_config, tiny_data, tmp_path, monkeypatch):
+    run = pretrain(tiny_config, tiny_data, tmp_path)
+    (run.path / "encoder.safetensors").write_bytes(b"x")
+    monkeypatch.setenv("LABREPORT_OUTPUT", str(tmp_path))
+    with pytest.raises(StoreError, match="damaged|holds no weights|is not what"):
+        Lab("10", {}).export_encoder(run, "x")

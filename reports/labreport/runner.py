@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from labreport.environment import read_lock, unlocked
 from labreport.executed import Executed, execution_key
 from labreport.execution import Execution
@@ -18,6 +16,7 @@ from labreport.parameters import notebook_defaults
 from labreport.progress import Reporter, Watched, in_words
 from labreport.project import Project, is_summary
 from labreport.scratch import scratch_folder
+from simclr_core.data import one_at_a_time
 
 TICK_SECONDS = 0.25
 # glibc: keep freed memory, so that training does not fault its pages in again each step (1.2 to 1.7 times faster here)
@@ -65,16 +64,9 @@ class Job:
 def only_one(output: Path, reporter: Reporter) -> Iterator[None]:
     """One run_all.sh at a time on a report's folder; the others wait and say so. A dead one's lock is free."""
     output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        reporter.say(f"another run_all.sh is at work on {output}: waiting for it to end")
-        lock.acquire()
-    try:
+    busy = f"another run_all.sh is at work on {output}: waiting for it to end"
+    with one_at_a_time(output / ".lock", busy, reporter.say):
         yield
-    finally:
-        lock.release()
 
 
 def execute_notebooks(job: Job, runs_to_train: Mapping[str, int], reporter: Reporter) -> dict[str, str]:

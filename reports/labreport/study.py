@@ -18,7 +18,7 @@ from labreport.project import project_root
 from labreport.results import Results
 from labreport.text import literal_markdown
 from simclr_core.data import Dataset, dataset_from_record, load_dataset
-from simclr_core.errors import DataNotFound, StoreError, UserError
+from simclr_core.errors import DataNotFound, UserError
 from simclr_core.evaluate import ProbeConfig
 from simclr_core.pretrain import PretrainConfig, pretrain
 from simclr_core.runs import Run, config_record, find_run, provenance, read_json, run_name
@@ -112,10 +112,9 @@ class Lab:
     def export_encoder(self, run: Run, name: str) -> str:
         """Write the run's encoder beside the report ($LABREPORT_OUTPUT, else reports/); returns a sentence about it."""
         path = Path(os.environ.get("LABREPORT_OUTPUT") or self.root / "reports") / "encoders" / f"{name}.safetensors"
-        try:
-            run.export_encoder(path)
-        except StoreError:
+        if not (run.path / "encoder.safetensors").is_file():
             return f"The encoder of {run.name} is not here: the run came without weights. These lines would load it:"
+        run.export_encoder(path)
         return f"The encoder is in `encoders/{path.name}` beside this report; these lines load it (docs/encoder.md):"
 
     def measure(self, key: str, values: Mapping[int, float], what: str, unit: str = "fraction", figure: str = ""):
