@@ -382,6 +382,13 @@ def ledger_frame(verdicts: list[Verdict]) -> pd.DataFrame:
     return pd.DataFrame([_ledger_row(verdict) for verdict in verdicts])
 
 
+def rules_frame() -> pd.DataFrame:
+    """How each claim is judged: what is measured for it, and the rule."""
+    return pd.DataFrame(
+        [{"claim": claim.id, "measured for it": claim.quantity, "it holds if": claim.rule.says} for claim in CLAIMS]
+    )
+
+
 def _ledger_row(verdict: Verdict) -> dict[str, str]:
     remark = "; ".join(filter(None, (verdict.reason, verdict.points_to and f"points {verdict.points_to}")))
     return {

@@ -285,12 +285,12 @@ _OPPOSITE = {HOLDS: FAILS, FAILS: HOLDS}
 
 def all_of(*rules: Rule) -> Rule:
     """Holds if each part holds; one part that does not hold settles it."""
-    return _composed(rules, " and ", (FAILS, NOT_TESTED, UNDECIDED, HOLDS))
+    return _composed(rules, "and", (FAILS, NOT_TESTED, UNDECIDED, HOLDS))
 
 
 def any_of(*rules: Rule) -> Rule:
     """Holds if some part holds, whatever the others say."""
-    return _composed(rules, " or ", (HOLDS, NOT_TESTED, UNDECIDED, FAILS))
+    return _composed(rules, "or", (HOLDS, NOT_TESTED, UNDECIDED, FAILS))
 
 
 def negate(rule: Rule) -> Rule:
@@ -301,7 +301,7 @@ def negate(rule: Rule) -> Rule:
         verdict, leaning = (_OPPOSITE.get(word, word) for word in (found.verdict, found.leaning))
         return replace(found, verdict=verdict, leaning=leaning)
 
-    return Rule(rule.keys, f"not: {rule.says}", find)
+    return Rule(rule.keys, f"not ({rule.says})", find)
 
 
 def _composed(rules: Sequence[Rule], conjunction: str, strongest_first: tuple[str, ...]) -> Rule:
@@ -311,14 +311,19 @@ def _composed(rules: Sequence[Rule], conjunction: str, strongest_first: tuple[st
         leaning = min((part.leaning for part in parts), key=strongest_first.index)
         reasons = dict.fromkeys(part.reason for part in parts if part.reason and verdict == NOT_TESTED)
         decisive_first = sorted(parts, key=lambda part: part.leaning != leaning)
-        measured = list(dict.fromkeys(part.measured for part in decisive_first if part.measured))
-        more = len(measured) - SHOWN_PARTS
-        text = "; ".join(measured[:SHOWN_PARTS]) + (f"; and {more} more" if more > 0 else "")
+        text = _first_parts([part.measured for part in decisive_first if part.measured], "; ", "; and {} more")
         seeds = min((part.seeds for part in parts if part.measured), default=0)
         return Finding(verdict, leaning, text, seeds, "; ".join(reasons))
 
     keys = dict.fromkeys(key for rule in rules for key in rule.keys)
-    return Rule(tuple(keys), conjunction.join(f"({rule.says})" for rule in rules), find)
+    says = _first_parts([f"({rule.says})" for rule in rules], f" {conjunction} ", f" {conjunction} {{}} more alike")
+    return Rule(tuple(keys), says, find)
+
+
+def _first_parts(texts: Sequence[str], between: str, rest: str) -> str:
+    texts = list(dict.fromkeys(texts))
+    more = len(texts) - SHOWN_PARTS
+    return between.join(texts[:SHOWN_PARTS]) + (rest.format(more) if more > 0 else "")
 
 
 # ---- names ------------------------------------------------------------------------------------------------
