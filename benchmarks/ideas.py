@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from simclr_core.data import Dataset, load_dataset
 from simclr_core.errors import UserError
 from simclr_core.evaluate import encode, knn_accuracy
 from simclr_core.loss import nt_xent_loss
-from simclr_core.optim import lr_factor
+from simclr_core.optim import Muon, lr_factor
 from simclr_core.pretrain import PretrainConfig, generator, resolve_device, resolve_precision
 from simclr_core.runs import write_atomically
 
@@ -67,6 +66,12 @@ IDEAS = {
     "joint": Idea(joint=True),
     "nesterov": Idea(optimizer="nesterov"),
     "muon": Idea(optimizer="muon"),
+    "muon, half the rate": Idea(optimizer="muon", lr=0.5),
+    "muon, twice the rate": Idea(optimizer="muon", lr=2),
+    "muon, four times the rate": Idea(optimizer="muon", lr=4),
+    "muon, joint": Idea(optimizer="muon", joint=True),
+    "muon, small first": Idea(optimizer="muon", small=0.5),
+    "muon, triangle": Idea(optimizer="muon", triangle=True),
     "triangle": Idea(triangle=True),
     "ema": Idea(ema=0.99),
     "alternating": Idea(alternating=True),
@@ -77,39 +82,6 @@ IDEAS = {
     "grayscale 0.2": Idea(grayscale=0.2),
     "crop 0.3": Idea(crop=0.3),
 }
-
-
-class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose step is made orthogonal for weights of two and more dimensions (by rows: output
-    channels), as long as Adam's would be: 0.2 sqrt(larger side). The others: as they are, at a tenth of the rate.
-
-    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon (five Newton-Schulz steps, the coefficients); the
-    length from Liu et al. 2025, arXiv 2502.16982.
-    """
-
-    def __init__(self, parameters: Iterator[nn.Parameter], lr: float, momentum: float, weight_decay: float):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            for w in group["params"]:
-                velocity = self.state[w].setdefault("velocity", torch.zeros_like(w))
-                update = w.grad.add(velocity.mul_(group["momentum"]).add_(w.grad), alpha=group["momentum"])
-                if w.ndim > 1:
-                    matrix = orthogonal(update.flatten(1))
-                    update = matrix.view_as(w) * (0.2 * math.sqrt(max(matrix.shape)))
-                w.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
-
-
-def orthogonal(x: Tensor) -> Tensor:
-    """About U V^T where x = U S V^T (m, n): singular values between 0.7 and 1.2."""
-    x = x / (x.norm() + 1e-7)
-    wide = x if len(x) <= x.shape[1] else x.T
-    for _ in range(5):
-        gram = wide @ wide.T
-        wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
-    return wide if len(x) <= x.shape[1] else wide.T
 
 
 class Trial:

@@ -69,10 +69,10 @@ class PretrainConfig:
     temperature: float = 0.5  # tau, > 0
     batch_size: int = 256  # N images a step, hence 2N views
     epochs: int = 10
-    optimizer: str = "adam"  # adam, adamw, sgd, lars
+    optimizer: str = "adam"  # adam, adamw, sgd, lars, muon
     lr: float = 0.001  # peak learning rate, as it is (not scaled by the batch)
     weight_decay: float = 0.0
-    momentum: float = 0.9  # sgd and lars
+    momentum: float = 0.9  # sgd, lars and muon
     schedule: str = "constant"  # constant, cosine (to 0); stepped every step
     warmup_epochs: float = 0.0  # linear warm-up before the schedule
     micro_batch: int = 0  # images whose activations are held at once (gradient caching); 0: the whole batch

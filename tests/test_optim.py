@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simclr_core.errors import UserError
-from simclr_core.optim import LARS, build_optimizer, lr_factor
+from simclr_core.optim import LARS, Muon, build_optimizer, lr_factor, orthogonal
 
 
 def test_cosine_starts_at_one_is_half_in_the_middle_and_ends_near_zero():
@@ -33,6 +33,34 @@ def test_lars_step_equals_the_hand_computed_one_and_leaves_biases_unscaled():
     weight.grad = None
     optimizer.step()
     torch.testing.assert_close(bias.data, torch.tensor([1.5 - 0.5 * 1.9]))  # momentum 0.9
+
+
+@pytest.mark.parametrize("shape", [(16, 27), (64, 16), (10, 10), (3, 8, 24)])
+def test_orthogonal_keeps_the_directions_and_evens_out_the_singular_values(shape):
+    x = torch.randn(shape, dtype=torch.float64)
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    values = u.mT @ orthogonal(x) @ v.mT  # diagonal in x's own directions
+    diagonal = values.diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(values, torch.diag_embed(diagonal), rtol=0, atol=1e-6)
+    assert diagonal.min() > 0.5 and diagonal.max() < 1.3
+
+
+def test_muon_step_equals_the_hand_computed_one():
+    kernel, bias = torch.nn.Parameter(torch.randn(4, 2, 3, 3)), torch.nn.Parameter(torch.tensor([2.0]))
+    other = torch.nn.Parameter(torch.randn(4, 18))  # of the same shape as the kernel's matrix
+    optimizer = Muon([kernel, other, bias], lr=0.5, momentum=0.9, weight_decay=0.1)
+    before, gradients = kernel.detach().clone(), [torch.randn(4, 2, 3, 3), torch.randn(4, 2, 3, 3)]
+    for gradient in gradients:
+        kernel.grad, bias.grad = gradient.clone(), torch.tensor([1.0])
+        other.grad = gradient.flatten(1).clone()
+        optimizer.step()
+
+    u1, u2 = gradients[0] * 1.9, gradients[1] + 0.9 * (0.9 * gradients[0] + gradients[1])
+    for u in (u1, u2):
+        length = 0.2 * math.sqrt(18) * 0.5  # times lr
+        before = 0.95 * before - length * orthogonal(u.flatten(1)).view_as(u)
+    torch.testing.assert_close(kernel.data, before)
+    torch.testing.assert_close(bias.data, torch.tensor([0.95 * (0.95 * 2 - 0.5 * 1.9) - 0.5 * (1 + 0.9 * 1.9)]))
 
 
 def test_unknown_optimizer_and_schedule_are_refused():

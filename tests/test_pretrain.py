@@ -74,6 +74,7 @@ def interrupted_after(epoch):
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "schedule": "cosine", "warmup_epochs": 1.0},
                                      {"optimizer": "lars", "head": "mlp_bn", "batch_norm": "per_view"},
+                                     {"optimizer": "muon", "weight_decay": 0.01},
                                      {"micro_batch": 8, "optimizer": "adamw"}])  # fmt: skip
 def test_resumed_run_equals_the_undisturbed_one_to_the_bit(changes, tiny_config, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
