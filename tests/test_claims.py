@@ -374,8 +374,8 @@ def test_opposite_results_give_the_opposite_verdict(claim):
 
 
 def test_the_first_figure_of_a_claims_measures_is_its_figure():
-    assert verdict_on("R2.1", {NOTEBOOK: content(R2_1, figure="fig-mnist-accuracy")}).figure == "fig-mnist-accuracy"
-    assert verdict_on("R2.1", {}).figure == ""
+    assert verdict_on("R2.1", {NOTEBOOK: content(R2_1, figure="fig-mnist-accuracy")}).figures == ("fig-mnist-accuracy",)
+    assert verdict_on("R2.1", {}).figures == ()
 
 
 def test_the_ledger_has_a_row_a_claim_with_words_and_a_reference():
@@ -384,7 +384,7 @@ def test_the_ledger_has_a_row_a_claim_with_words_and_a_reference():
     row = ledger.set_index("claim").loc["R2.1"]
     assert row["measured"] == "r2 hidden 1part 95.2 % (1 seed), reported 95.0 %"
     assert row["verdict"] == "undecided: 1 seed, 3 needed; points towards the claim"
-    assert row["figure"] == "@fig-a"
+    assert row["shown in"] == "@fig-a"
     assert ledger.set_index("claim").loc["R1.1", "verdict"].startswith("not tested: this report has no 03_")
 
 

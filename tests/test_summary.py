@@ -22,7 +22,7 @@ def results(reduced: str = "", stand_in_for: str = "", seeds: int = 1, h: float 
     measures = {f"mnist.{key}": entry(*[value] * seeds) for key, value in
                 {"r2.hidden.1part": 0.9533, "ours.good.1part": 0.9794, "supervised.1part": 0.9767}.items()}  # fmt: skip
     clusters = {f"clusters.{m}.{on}.accuracy": entry(value) for m in ("kmeans", "gmm")
-                for on, value in (("pixels", 0.6), ("h", h))}  # fmt: skip
+                for on, value in (("pixels", 0.6), ("h_r2", 0.7), ("h", h))}  # fmt: skip
 
     def content(name: str, measured: dict) -> dict:
         return {"notebook": name, "parameters": {"epochs": 10}, "data": data, "reduced": reduced, "series": {},
@@ -35,9 +35,31 @@ def results(reduced: str = "", stand_in_for: str = "", seeds: int = 1, h: float 
 def test_abstract_states_the_measured_figures_and_the_count_of_verdicts():
     made = results()
     text = summary.abstract(made, judge(made))
-    for words in ("95.33 %", "97.94 %", "97.67 %", "1 seed", "k-means reaches 60.0 % on pixels", "25 claims"):
+    for words in ("95.33 %", "97.94 %", "97.67 %", "1 seed", "k-means 60.0 % on pixels, 70.0 % on", "25 claims"):
         assert words in text
     assert "reduced" not in text
+
+
+@pytest.mark.parametrize(
+    ("supervised", "words"),
+    [
+        ((0.95, 0.951, 0.952), "3 seeds), which favours pre-training."),
+        ((0.99, 0.991, 0.992), "3 seeds), which favours the labels alone."),
+        ((0.95, 0.98, 0.999), "which leaves it open whether it favours pre-training or favours the labels alone."),
+    ],
+)
+def test_abstract_says_which_side_the_seeds_favour_or_that_they_leave_it_open(supervised, words):
+    made = results(seeds=3)
+    made["01_mnist_study"]["measures"]["mnist.supervised.1part"] = entry(*supervised)
+    assert words in summary.abstract(made, judge(made))
+
+
+def test_a_result_s_name_tells_how_many_labels_there_were():
+    made = results()
+    made["03_augmentation_ablation"] = {
+        **made["01_mnist_study"], "parameters": {"images": 5000}, "measures": {"cifar.aug.strong.linear": entry(0.4)},
+    }  # fmt: skip
+    assert summary.results_frame(made)["quantity"].iloc[-1].endswith("linear, 5,000 labels")
 
 
 def test_abstract_tells_cifar_accuracies_beside_the_untrained_encoder():
@@ -54,12 +76,13 @@ def test_abstract_tells_cifar_accuracies_beside_the_untrained_encoder():
 def test_abstract_names_a_reduced_setting():
     made = results(reduced="two epochs", h=0.4)
     text = summary.abstract(made, judge(made))
-    assert "60.0 % on pixels and 40.0 %" in text and "a reduced setting (two epochs)" in text
+    assert "a Gaussian mixture 60.0 % on pixels, 70.0 % on the representation of R2's recipe, 40.0 % on that" in text
+    assert "a reduced setting (two epochs)" in text
 
 
 def test_abstract_and_tables_of_a_report_without_results_say_so_without_failing():
     verdicts = judge({})
-    assert "25 not tested" in summary.abstract({}, verdicts)
+    assert "25 are not tested" in summary.abstract({}, verdicts)
     for frame in (summary.results_frame, summary.environment_frame, summary.parameters_frame, summary.runs_frame):
         assert list(frame({}).columns) and frame({}).empty
 

@@ -61,13 +61,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim judged. `points_to`: where too few seeds lean; `figure`: a label, empty if there is none."""
+    """A claim judged. `points_to`: where too few seeds lean; `figures`: labels of all that show what was measured."""
 
     claim: Claim
     verdict: str
     measured: str
     points_to: str
-    figure: str
+    figures: tuple[str, ...]
     reason: str
 
 
@@ -364,7 +364,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Verdict:
     found = claim.rule.find(evidence)
     figures = [entry["figure"] for entry in map(evidence.entry, claim.keys) if entry and entry["figure"]]
     points_to, reason = _reading(found)
-    return Verdict(claim, found.verdict, found.measured, points_to, figures[0] if figures else "", reason)
+    return Verdict(claim, found.verdict, found.measured, points_to, tuple(dict.fromkeys(figures)), reason)
 
 
 def _reading(found: Finding) -> tuple[str, str]:
@@ -378,7 +378,7 @@ def _reading(found: Finding) -> tuple[str, str]:
 
 
 def ledger_frame(verdicts: list[Verdict]) -> pd.DataFrame:
-    """The claims ledger: what the source says, what we measured, the verdict, the figure that shows it."""
+    """The claims ledger: what the source says, what we measured, the verdict, and where it is shown."""
     return pd.DataFrame([_ledger_row(verdict) for verdict in verdicts])
 
 
@@ -396,5 +396,5 @@ def _ledger_row(verdict: Verdict) -> dict[str, str]:
         "the source says": verdict.claim.text,
         "measured": verdict.measured or "–",
         "verdict": f"{verdict.verdict}: {remark}" if remark else verdict.verdict,
-        "figure": f"@{verdict.figure}" if verdict.figure else "–",
+        "shown in": ", ".join(f"@{label}" for label in verdict.figures) or "–",
     }

@@ -71,6 +71,8 @@ def _facts(job: Job, profile: Profile, here: dict, recorded: dict) -> dict[str, 
         "Versions": ", ".join(f"{name} {version}" for name, version in made["versions"].items()),
         "Data": "; ".join(_data_sources(job.output)) or "none",
     }
+    seeds = ",".join(map(str, next((p["seeds"] for p in job.parameters.values() if "seeds" in p), [])))
+    facts["Run it again"] = f"./run_all.sh --profile {profile.name}" + (f" --seeds {seeds}" if seeds else "")
     return facts | ({"Rendered from": "stored runs made elsewhere; no data were read"} if job.from_store else {})
 
 

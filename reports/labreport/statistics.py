@@ -179,7 +179,7 @@ def cluster_table(results: Mapping[tuple[str, str], Mapping[int, Mapping]]) -> p
     rows = []
     for (method, features), by_seed in results.items():
         means = {
-            key: summarise({seed: math.fsum(result[key]) / len(result[key]) for seed, result in by_seed.items()})
+            key: summarise({seed: sum(result[key]) / len(result[key]) for seed, result in by_seed.items()})
             for key in ("accuracies", "nmi", "ari", "seconds")
         }
         every = [100 * value for result in by_seed.values() for value in result["accuracies"]]

@@ -11,32 +11,38 @@ from labreport.claims import Verdict
 from labreport.environment import read_lock, unlocked
 from labreport.project import project_root
 from labreport.rules import FAILS, HOLDS, NOT_TESTED, UNDECIDED
-from labreport.statistics import count_seeds, summarise
+from labreport.statistics import count_seeds, in_words, paired_difference, summarise
 from labreport.text import literal, literal_markdown
 from simclr_core.errors import StoreError
 from simclr_core.runs import read_history, read_json
 
 Results = Mapping[str, dict]
 
-# Measures of the results table, in its order: key, what it is called there.
+# Measures of the results table, in its order: key, what it is called there ({} from the notebook's parameters).
 HEADLINES = (
     ("mnist.r2.hidden.1part", "R2's recipe, one hidden layer, a tenth of the labels"),
     ("mnist.r2.linear.1part", "R2's recipe, linear classifier, a tenth of the labels"),
     ("mnist.r2.hidden.2parts", "R2's recipe, one hidden layer, a fifth of the labels"),
+    ("mnist.r2_no_flip.good.1part", "R2's views twice without flip, our classifier, a tenth of the labels"),
     ("mnist.ours.good.1part", "our recipe and classifier, a tenth of the labels"),
     ("mnist.random.hidden.1part", "untrained encoder, one hidden layer, a tenth of the labels"),
-    ("mnist.supervised.1part", "supervised, a tenth of the labels"),
+    ("mnist.random.good.1part", "untrained encoder, our classifier, a tenth of the labels"),
+    ("mnist.supervised.1part", "supervised, one hidden layer, a tenth of the labels"),
     ("clusters.kmeans.pixels.accuracy", "k-means on pixels, no labels"),
     ("clusters.gmm.pixels.accuracy", "Gaussian mixture on pixels, no labels"),
+    ("clusters.kmeans.h_r2.accuracy", "k-means on h (R2's recipe), no labels"),
+    ("clusters.gmm.h_r2.accuracy", "Gaussian mixture on h (R2's recipe), no labels"),
     ("clusters.kmeans.h.accuracy", "k-means on h (our recipe), no labels"),
     ("clusters.gmm.h.accuracy", "Gaussian mixture on h (our recipe), no labels"),
-    ("cifar.r2.batch128.classifier50", "R2's CIFAR-10 recipe, smaller batch, linear classifier"),
-    ("cifar.r2.batch512.classifier50", "R2's CIFAR-10 recipe, larger batch, linear classifier"),
-    ("cifar.aug.basic.linear", "R1's recipe, basic augmentation, linear classifier"),
-    ("cifar.aug.strong.linear", "R1's recipe, strong augmentation, linear classifier"),
-    ("cifar.head.none.linear", "R1's recipe, no projection head, linear classifier"),
-    ("cifar.aug.random.linear", "untrained ResNet, linear classifier"),
-    ("cifar.aug.supervised.whole_network", "supervised ResNet"),
+    ("cifar.r2.batch128.classifier50", "R2's CIFAR-10 recipe, smaller batch, linear, {labels:,} labels"),
+    ("cifar.r2.batch512.classifier50", "R2's CIFAR-10 recipe, larger batch, linear, {labels:,} labels"),
+    ("cifar.r2.random.classifier50", "untrained ResNet, linear, {labels:,} labels"),
+    ("cifar.r2.supervised.no_pre_training", "supervised ResNet, {finetune_epochs} epochs, {labels:,} labels"),
+    ("cifar.aug.basic.linear", "R1's recipe, basic augmentation, linear, {images:,} labels"),
+    ("cifar.aug.strong.linear", "R1's recipe, strong augmentation, linear, {images:,} labels"),
+    ("cifar.head.none.linear", "R1's recipe, no projection head, linear, {images:,} labels"),
+    ("cifar.aug.random.linear", "untrained ResNet, linear, {images:,} labels"),
+    ("cifar.aug.supervised.whole_network", "supervised ResNet, {supervised_epochs} epochs, {images:,} labels"),
     ("cifar.few_labels.finetune.1percent", "fine-tuned on 1 % of the labels (strong)"),
     ("cifar.few_labels.supervised.1percent", "supervised on 1 % of the labels"),
     ("cifar.kmeans.mlp_bn.accuracy", "k-means on h of unit length (strong), no labels"),
@@ -54,9 +60,15 @@ def results_folder(given: str) -> Path:
 
 
 def measured(results: Results) -> dict[str, dict]:
-    """Every measure of every notebook by its key, with the notebook's data set and setting added."""
+    """Every measure of every notebook by its key, with the notebook's data set, setting and parameters added."""
     return {
-        key: {**entry, "notebook": name, "reduced": content.get("reduced", ""), "data": content.get("data", [])}
+        key: {
+            **entry,
+            "notebook": name,
+            "reduced": content.get("reduced", ""),
+            "data": content.get("data", []),
+            "parameters": content.get("parameters", {}),
+        }
         for name, content in results.items()
         for key, entry in content["measures"].items()
     }
@@ -78,15 +90,16 @@ def abstract(results: Results, verdicts: Sequence[Verdict]) -> str:
     if "mnist.r2.hidden.1part" in entries:
         entry = entries["mnist.r2.hidden.1part"]
         name = literal_markdown(entry["data"][0]["name"])
-        ours, supervised = (
-            summarise(entries[f"mnist.{key}"]["values"]) for key in ("ours.good.1part", "supervised.1part")
-        )
+        values = [entries[f"mnist.{key}"]["values"] for key in ("ours.good.1part", "supervised.1part")]
+        (ours, supervised), ahead = map(summarise, values), paired_difference(*values)
         r2 = summarise(entry["values"])
         setting = f", a reduced setting ({literal_markdown(entry['reduced'])})" if entry["reduced"] else ""
         sentences.append(
             f"On {name}{setting}, the recipe of R2 reaches {r2.percent(2)} test accuracy with a classifier on the "
-            f"frozen encoder; our recipe, on the same images and labels, {ours.percent(2)}; the same network trained "
-            f"on the labels alone, {supervised.percent(2)} ({count_seeds(r2.n)})."
+            f"frozen encoder ({count_seeds(r2.n)}); our recipe and classifier, on the same images and labels, "
+            f"{ours.percent(2)}; the same network trained on the labels alone, without augmentation and with R2's "
+            f"classifier, {supervised.percent(2)}. The difference of these two is {ahead.points()}, which "
+            f"{in_words(ahead, 'favours pre-training', 'favours the labels alone')}."
         )
     if "cifar.aug.strong.linear" in entries:
         strong = entries["cifar.aug.strong.linear"]
@@ -99,11 +112,16 @@ def abstract(results: Results, verdicts: Sequence[Verdict]) -> str:
             f"({count_seeds(pretrained.n)})."
         )
     if "clusters.gmm.pixels.accuracy" in entries:
+        reached = []
         for method, name in (("kmeans", "k-means"), ("gmm", "a Gaussian mixture")):
-            on = [summarise(entries[f"clusters.{method}.{on}.accuracy"]["values"]).percent() for on in ("pixels", "h")]
-            sentences.append(f"Without labels, {name} reaches {on[0]} on pixels and {on[1]} on our representation.")
-    parts = ", ".join(f"{count} {word}" for word, count in counts.items())
-    sentences.append(f"Of {len(verdicts)} claims in five sources: {parts}.")
+            places = {"pixels": "pixels", "h_r2": "the representation of R2's recipe", "h": "that of ours"}
+            on = {p: summarise(entries[f"clusters.{method}.{p}.accuracy"]["values"]).percent() for p in places}
+            reached.append(f"{name} " + ", ".join(f"{on[p]} on {words}" for p, words in places.items()))
+        sentences.append(f"Without labels, {'; '.join(reached)}.")
+    plural = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "are undecided", NOT_TESTED: "are not tested"}
+    single = plural | {HOLDS: "holds", FAILS: "does not hold", UNDECIDED: "is undecided", NOT_TESTED: "is not tested"}
+    parts = ", ".join(f"{count} {(single if count == 1 else plural)[word]}" for word, count in counts.items())
+    sentences.append(f"Of {len(verdicts)} claims in five sources, {parts}.")
     return " ".join(sentences)
 
 
@@ -115,7 +133,7 @@ def results_frame(results: Results) -> pd.DataFrame:
         if key in entries:
             entry, summary = entries[key], summarise(entries[key]["values"])
             rows.append({
-                "quantity": name, "accuracy (%)": summary.text(100, 2), "n": summary.n,
+                "quantity": name.format(**entry["parameters"]), "accuracy (%)": summary.text(100, 2), "n": summary.n,
                 "every seed (%)": ", ".join(f"{100 * value:.2f}" for value in summary.values),
                 "data": literal(entry["data"][0]["name"]), "setting": _setting(entry),
             })  # fmt: skip
@@ -148,6 +166,15 @@ def limits(results: Results, verdicts: Sequence[Verdict]) -> str:
     untested = sum(verdict.verdict == NOT_TESTED for verdict in verdicts)
     if untested:
         lines.append(f"{untested} of {len(verdicts)} claims are not tested by this report; @tbl-ledger says why.")
+    if any(content["parameters"].get("precision") in ("auto", "bf16") for content in results.values()):
+        lines.append(
+            "Networks ran in bf16 where the device computes in it (each section names its precision); the loss and the "
+            "classifiers on features ran in fp32."
+        )
+    spent = [row for row in runs_frame(results)["seconds"] if row != "–"]
+    if spent:
+        lines.append(f"Pre-training took {sum(map(float, spent)) / 60:.0f} minutes in all, one run after the other "
+                     f"({len(spent)} runs, @tbl-runs).")  # fmt: skip
     lines.append("Times were measured on one machine, with whatever else it was doing.")
     return "\n".join(f"- {line}" for line in lines)
 
@@ -158,7 +185,7 @@ def environment_frame(results: Results) -> pd.DataFrame:
         origin = content["provenance"]
         rows.append({
             "section": name,
-            "device": f"{origin['device']}, {origin['threads']} threads",
+            "device": f"{origin['device']}, {origin['threads']} thread{'s' if origin['threads'] != 1 else ''}",
             "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()),
             "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
             "data": literal("; ".join(f"{d['name']}: {d['source']}; SHA-256 {d['fingerprint'][:16]}…"
