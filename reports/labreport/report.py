@@ -73,7 +73,9 @@ def _facts(job: Job, profile: Profile, here: dict, recorded: dict) -> dict[str, 
     }
     seeds = ",".join(map(str, next((p["seeds"] for p in job.parameters.values() if "seeds" in p), [])))
     facts["Run it again"] = f"./run_all.sh --profile {profile.name}" + (f" --seeds {seeds}" if seeds else "")
-    return facts | ({"Rendered from": "stored runs made elsewhere; no data were read"} if job.from_store else {})
+    if job.from_store:
+        facts["Rendered from"] = f"stored runs made elsewhere; no data were read; by commit {here['commit'][:12]}"
+    return facts
 
 
 def _data_sources(output: Path) -> list[str]:
