@@ -394,7 +394,7 @@ def _ledger_row(verdict: Verdict) -> dict[str, str]:
     return {
         "claim": verdict.claim.id,
         "the source says": verdict.claim.text,
-        "measured": verdict.measured or "–",
         "verdict": f"{verdict.verdict}: {remark}" if remark else verdict.verdict,
+        "measured": verdict.measured or "–",
         "shown in": ", ".join(f"@{label}" for label in verdict.figures) or "–",
     }
