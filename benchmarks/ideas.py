@@ -32,7 +32,7 @@ from simclr_core.data import Dataset, load_dataset
 from simclr_core.errors import UserError
 from simclr_core.evaluate import encode, knn_accuracy
 from simclr_core.loss import nt_xent_loss
-from simclr_core.optim import Muon, lr_factor
+from simclr_core.optim import build_optimizer, lr_factor
 from simclr_core.pretrain import PretrainConfig, generator, resolve_device, resolve_precision
 from simclr_core.runs import write_atomically
 
@@ -48,7 +48,7 @@ class Idea:
     temperature: float = 0.5
     batch: float = 1.0  # times the recipe's, the learning rate alike
     joint: bool = False  # BN statistics over all views
-    optimizer: str = "sgd"  # sgd, nesterov, muon
+    optimizer: str = "sgd"  # nesterov, or one of simclr_core.optim
     triangle: bool = False  # learning rate up for a fifth of the steps, then down to 0, both linearly; else cosine
     ema: float = 0.0  # weight of the past in the moving average of the weights that is scored
     alternating: bool = False  # an image is mirrored in every other epoch, its two views not alike; else at random
@@ -65,13 +65,13 @@ IDEAS = {
     "four times the rate": Idea(lr=4),
     "joint": Idea(joint=True),
     "nesterov": Idea(optimizer="nesterov"),
-    "muon": Idea(optimizer="muon"),
-    "muon, half the rate": Idea(optimizer="muon", lr=0.5),
-    "muon, twice the rate": Idea(optimizer="muon", lr=2),
-    "muon, four times the rate": Idea(optimizer="muon", lr=4),
-    "muon, joint": Idea(optimizer="muon", joint=True),
-    "muon, small first": Idea(optimizer="muon", small=0.5),
-    "muon, triangle": Idea(optimizer="muon", triangle=True),
+    "adam": Idea(optimizer="adam", lr=1 / 30),  # 0.001 at batch 128, R1's and R2's
+    "adam, twice the rate": Idea(optimizer="adam", lr=2 / 30),
+    "muon": Idea(optimizer="muon", lr=0.1),  # 0.003 at batch 128
+    "muon, twice the rate": Idea(optimizer="muon", lr=0.2),
+    "muon, four times the rate": Idea(optimizer="muon", lr=0.4),
+    "muon, eight times the rate": Idea(optimizer="muon", lr=0.8),
+    "muon, joint": Idea(optimizer="muon", lr=0.1, joint=True),
     "triangle": Idea(triangle=True),
     "ema": Idea(ema=0.99),
     "alternating": Idea(alternating=True),
@@ -95,12 +95,10 @@ class Trial:
         self.average = deepcopy(self.model) if idea.ema else None
         self.images = data.train.images[slice(*config.images)].to(config.device)
         self.recipe = replace(view_recipe(config.augmentation), grayscale_p=idea.grayscale, crop_scale=(idea.crop, 1.0))
-        options = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
-        if idea.optimizer == "muon":
-            self.optimizer = Muon(self.model.parameters(), **options | {"lr": 0.1 * config.lr})
-        else:
-            nesterov = idea.optimizer == "nesterov"
-            self.optimizer = torch.optim.SGD(self.model.parameters(), nesterov=nesterov, **options)
+        name, options = idea.optimizer.replace("nesterov", "sgd"), (config.lr, config.weight_decay, config.momentum)
+        self.optimizer = build_optimizer(name, [self.model], *options)
+        for group in self.optimizer.param_groups:
+            group["nesterov"] = idea.optimizer == "nesterov"  # sgd's; no other optimiser looks for it
 
     def train(self) -> float:
         """The seconds it took."""

@@ -28,8 +28,8 @@ TARGET = 0.90  # dkobak/simclr-cifar10 invites the race to it and takes 1 h 39 m
 BAR_SECONDS = 99 * 60
 VALIDATION = 0.1  # share of the training images held back
 
-# dkobak/simclr-cifar10's two recipes, base learning rate for each 256 images; ours are to be added below, each with
-# its line in RECORD.md.
+# dkobak/simclr-cifar10's two recipes, base learning rate for each 256 images; then ours, each with its line in
+# RECORD.md.
 PUBLISHED = PretrainConfig(
     dataset="cifar10", images=(0, 2), encoder="resnet18", augmentation="best", head="mlp_no_bn", head_hidden=1024,
     head_dim=128, temperature=0.5, batch_size=2, epochs=1, optimizer="sgd", weight_decay=0.0005, schedule="cosine",
@@ -39,6 +39,8 @@ RECIPES = {  # name -> configuration, epochs, batch, base learning rate
     "published-100": (PUBLISHED, 100, 512, 0.06),
     "published-500": (PUBLISHED, 500, 512, 0.03),
     "joint-bn-100": (replace(PUBLISHED, batch_norm="joint"), 100, 512, 0.06),
+    "muon-100": (replace(PUBLISHED, optimizer="muon"), 100, 512, 0.024),
+    "muon-joint-50": (replace(PUBLISHED, optimizer="muon", batch_norm="joint"), 50, 512, 0.024),
 }
 
 

@@ -71,6 +71,16 @@ def test_nbval_s_marker_stands_on_a_line_of_its_own(path):
 
 
 @every_notebook
+def test_text_refers_to_what_the_notebook_itself_shows(path):
+    """A report of this notebook alone has no other figures and tables."""
+    text = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    code = "".join(cell.source for cell in code_cells(path))
+    assert {label for source in text for label in re.findall(r"@((?:fig|tbl)-[\w-]+)", source)} <= set(
+        re.findall(r'"((?:fig|tbl)-[\w-]+)"', code)
+    )
+
+
+@every_notebook
 def test_notebook_opens_with_title_and_question(path):
     first = nbformat.read(path, as_version=4).cells[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ") and "**Question.**" in first.source

@@ -95,9 +95,9 @@ def lab(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_run_on_two_devices_is_trained_by_two_processes_and_read_from_the_store(lab, tmp_path, capsys):
     data = load_dataset("digits")
-    for state in ("not in the store before", "found in the store"):
+    for found in (0, 1):
         run = lab.pretrain({"ours": CONFIG}, [0], data, devices=2)["ours"][0]
-        assert capsys.readouterr().out == f"ours, seed 0: {run.name}, {state}\n"
+        assert capsys.readouterr().out == f"ours: {CONFIG.label()}, seed 0; {found} of 1 found in the store\n"
     assert run.record["processes"] == [{"count": 2, "batch_norm_sync": True}]
     events = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
     assert [(event["run"], event["epoch"]) for event in events] == [(run.name, 1), (run.name, 2)]

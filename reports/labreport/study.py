@@ -94,7 +94,7 @@ class Lab:
         runs: dict[str, Seeds] = {}
         for name, config in plan.items():
             images = data_of(config, data)
-            wanted = {epoch for epoch in keep_epochs if epoch <= config.epochs}
+            wanted, found = {epoch for epoch in keep_epochs if epoch <= config.epochs}, 0
             for seed in seeds:
                 seeded = replace(config, seed=seed)
                 stored = find_run(seeded, images.fingerprint, self.store) is not None
@@ -105,8 +105,9 @@ class Lab:
                 run = pretrain(seeded, images, self.store, keep, progress)
                 runs.setdefault(name, {})[seed] = run
                 self._runs.add(run.name)
-                state = "found in the store" if stored else "not in the store before"
-                print(f"{name}, seed {seed}: {run.name}, {state}")
+                found += stored
+            listed = ", ".join(map(str, seeds))
+            print(f"{name}: {config.label()}, seed {listed}; {found} of {len(seeds)} found in the store")
         return runs
 
     def export_encoder(self, run: Run, name: str) -> str:
