@@ -249,7 +249,10 @@ def test_an_interrupt_or_kill_ends_the_workers_and_leaves_a_checkpoint(root, tmp
     call = ("import sys, pathlib; from labreport.cli import main; "
             "sys.exit(main(sys.argv[2:], pathlib.Path(sys.argv[1])))")  # fmt: skip
     command = [sys.executable, "-c", call, str(root), *options, "--workers", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not ignored, as in the background
+    )  # fmt: skip
     wait_for(lambda: (tmp_path / "hangs").exists())
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
