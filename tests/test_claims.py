@@ -232,8 +232,30 @@ def test_parts_combine_as_in_logic(verdicts, all_of, any_of):
 
 def test_a_composite_shows_first_the_parts_that_decide_and_counts_the_rest():
     measured = compose(rules.all_of, "holds", "holds", "holds", "does not hold").measured
-    assert measured.startswith("3 50.0 ± 0.1 % (3 seeds), reported 95.0 %; 0 95.0")
-    assert measured.endswith("; and 1 more")
+    assert measured.startswith("3 50.0 ± 0.1 % (3 seeds), reported 95.0 %: does not hold; 0 95.0")
+    assert measured.endswith("reported 95.0 %: holds; and 1 more")
+
+
+def test_a_composite_whose_parts_agree_does_not_say_so_of_each():
+    assert compose(rules.all_of, "holds", "holds").measured.endswith("; 1 95.0 ± 0.1 % (3 seeds), reported 95.0 %")
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (rules.comes_back("mnist.r2.hidden.1part", 0.9), "R2's recipe, one hidden layer, a tenth of the labels: at"),
+        (rules.better("cifar.r2.batch512.classifier30", "cifar.r2.batch128.classifier30"), "batch 512 − batch 128 ab"),
+        (rules.better("cifar.batch.64.linear", "cifar.batch.256.linear"), "of batch 64 − batch 256 above"),
+        (rules.better("cifar.temperature.t0_05.linear", "cifar.temperature.t1.linear"), "ature 0.05 − temperature 1 a"),
+        (rules.takes_longer("mnist.seconds.pretrain", "clusters.gmm.pixels.seconds"), "ing − Gaussian mixture, on pi"),
+        (
+            rules.gains_more(*(f"cifar.gain.{kind}.epochs{n}" for kind in ("simclr", "supervised") for n in (100, 10))),
+            "SimCLR (100 epochs − 10 epochs) − supervised (100 epochs − 10 epochs) above 0",
+        ),
+    ],
+)
+def test_keys_are_said_in_words(rule, says):
+    assert says in rule.says
 
 
 # ---- what is not told -------------------------------------------------------------------------------------
@@ -382,7 +404,7 @@ def test_the_ledger_has_a_row_a_claim_with_words_and_a_reference():
     ledger = ledger_frame(judge({NOTEBOOK: content({"mnist.r2.hidden.1part": [0.952]}, figure="fig-a")}))
     assert ledger["claim"].tolist() == IDS
     row = ledger.set_index("claim").loc["R2.1"]
-    assert row["measured"] == "r2 hidden 1part 95.2 % (1 seed), reported 95.0 %"
+    assert row["measured"] == ("R2's recipe, one hidden layer, a tenth of the labels 95.2 % (1 seed), reported 95.0 %")
     assert row["verdict"] == "undecided: 1 seed, 3 needed; points towards the claim"
     assert row["shown in"] == "@fig-a"
     assert ledger.set_index("claim").loc["R1.1", "verdict"].startswith("not tested: this report has no 03_")

@@ -6,6 +6,7 @@ import pytest
 
 from labreport import summary
 from labreport.claims import judge
+from labreport.project import project_root
 from labreport.report import results_table
 from labreport.tables import REFERENCE
 from labreport.text import literal, literal_markdown
@@ -121,18 +122,37 @@ def test_results_frame_gives_mean_spread_and_every_seed():
     made["01_mnist_study"]["measures"]["mnist.r2.hidden.1part"] = entry(0.95, 0.96, 0.97)
     row = summary.results_frame(made).iloc[0]
     assert row["accuracy (%)"] == "96.00 ± 1.00" and row["n"] == 3
-    assert row["every seed (%)"] == "95.00, 96.00, 97.00" and row["setting"] == "as stated"
+    assert row["every seed (%)"] == "95.00, 96.00, 97.00" and row["setting"] == "in full"
 
 
 def test_setting_tells_stand_ins_and_reduced_settings_apart():
     stand_in, reduced = results(stand_in_for="mnist"), results(reduced="two epochs")
-    for made, setting in ((stand_in, "in place of mnist"), (reduced, "reduced"), (results(), "as stated")):
+    for made, setting in ((stand_in, "in place of mnist"), (reduced, "reduced"), (results(), "in full")):
         assert set(summary.results_frame(made)["setting"]) == {setting}
 
 
 def test_run_that_has_gone_from_the_store_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("SIMCLR_RUNS", str(tmp_path))
     assert summary.runs_frame(results()).iloc[0]["final loss"] == "not in the store"
+
+
+def test_a_parameter_has_a_row_for_each_value_with_the_sections_that_had_it():
+    made = {name: {"parameters": {"device": "cpu", "epochs": n}} for n, name in enumerate(("01_a", "02_b", "03_c"))}
+    made["03_c"]["parameters"]["epochs"] = 0
+    rows = [("device", "cpu", "all"), ("epochs", "0", "01_a, 03_c"), ("epochs", "1", "02_b")]
+    assert list(summary.parameters_frame(made).itertuples(index=False, name=None)) == rows
+
+
+def test_runs_are_listed_with_the_commit_that_trained_them(monkeypatch):
+    store = project_root() / "reports/reference/runs"
+    monkeypatch.setenv("SIMCLR_RUNS", str(store))
+    name = next(path.name for path in sorted(store.iterdir()) if "untrained" not in path.name)
+    made = results()
+    for content in made.values():
+        content["runs"] = [name]
+    row = summary.runs_frame(made).iloc[0]
+    assert json.loads((store / name / "provenance.json").read_text())["commit"].startswith(row["commit"])
+    assert len(row["commit"]) == 12 and float(row["seconds"]) > 0
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -259,15 +259,18 @@ def _explain_marks(ax: Axes, seeds: int) -> None:
 
 
 def phase_times(seconds: Mapping[str, float | Seeded]) -> Figure:
-    """A horizontal bar a phase, mean over seeds, with its value."""
+    """A horizontal bar a phase, mean over seeds, with its value and, where there are several, standard deviation."""
     fig, ax = _axes("time (seconds)", "", height=0.65 + 0.26 * len(seconds))
-    means = [summarise(value if isinstance(value, Mapping) else [value]).mean for value in seconds.values()]
+    phases = [summarise(value if isinstance(value, Mapping) else [value]) for value in seconds.values()]
+    means, most = [phase.mean for phase in phases], max(phase.n for phase in phases)
     ax.barh(range(len(means)), means, height=0.62)
-    for y, mean in enumerate(means):
-        label = f"{mean:.1f} s" if mean < 100 else f"{mean:,.0f} s"
-        ax.annotate(label, (mean, y), (4, 0), va="center", **NOTE)
+    for y, phase in enumerate(phases):
+        label = f"{phase.text(digits=1 if phase.mean < 100 else 0)} s"
+        ax.annotate(label, (phase.mean, y), (4, 0), va="center", **NOTE)
     _rows(ax, list(seconds))
-    ax.set_xlim(0, 1.12 * max(means))
+    ax.set_xlim(0, (1.12 if most == 1 else 1.22) * max(means))
+    if most > 1:
+        ax.set_xlabel(f"{ax.get_xlabel()}\nmean ± standard deviation over {most} seeds")
     return _finish(fig)
 
 

@@ -17,6 +17,7 @@ and an interval that does neither is too wide: undecided. Curves are judged seed
 leave it undecided.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -100,6 +101,7 @@ class Finding:
     measured: str = ""
     seeds: int = 0
     reason: str = ""
+    composed: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def _contrast(keys: Sequence[str], says: str, decide: Decide, unit: str = "point
     """Rule on a - b, or on (a - b) - (c - d), over the seeds that all have."""
     name = " − ".join(_distinct_names(keys[:2]))
     if len(keys) == 4:
-        name = f"({name}) − ({' − '.join(_distinct_names(keys[2:]))})"
+        a, b = _distinct_names(keys[::2])
+        name = f"{a} ({name}) − {b} ({' − '.join(_distinct_names(keys[2:]))})"
 
     def judge(*values):
         seeds = set.intersection(*map(set, values))
@@ -311,9 +314,13 @@ def _composed(rules: Sequence[Rule], conjunction: str, strongest_first: tuple[st
         leaning = min((part.leaning for part in parts), key=strongest_first.index)
         reasons = dict.fromkeys(part.reason for part in parts if part.reason and verdict == NOT_TESTED)
         decisive_first = sorted(parts, key=lambda part: part.leaning != leaning)
-        text = _first_parts([part.measured for part in decisive_first if part.measured], "; ", "; and {} more")
+        disagree = len({part.leaning for part in parts}) > 1
+        texts = [
+            f"{part.measured}: {part.leaning}" if disagree and not part.composed else part.measured
+            for part in decisive_first if part.measured
+        ]  # fmt: skip
         seeds = min((part.seeds for part in parts if part.measured), default=0)
-        return Finding(verdict, leaning, text, seeds, "; ".join(reasons))
+        return Finding(verdict, leaning, _first_parts(texts, "; ", "; and {} more"), seeds, "; ".join(reasons), True)
 
     keys = dict.fromkeys(key for rule in rules for key in rule.keys)
     says = _first_parts([f"({rule.says})" for rule in rules], f" {conjunction} ", f" {conjunction} {{}} more alike")
@@ -329,16 +336,40 @@ def _first_parts(texts: Sequence[str], between: str, rest: str) -> str:
 # ---- names ------------------------------------------------------------------------------------------------
 
 
+_WORDS = {
+    "r2": "R2's recipe", "hidden": "one hidden layer", "1part": "a tenth of the labels",
+    "2parts": "a fifth of the labels", "kmeans": "k-means", "gmm": "Gaussian mixture", "pixels": "on pixels",
+    "pretrain": "pre-training", "simclr": "SimCLR", "finetune": "fine-tuned",
+    "classifier_loss": "the classifier's loss", "rank_correlation": "rank correlation", "few_labels": "few labels",
+    "resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50", "crop_jitter": "crop and jitter",
+}  # fmt: skip
+_UNSAID = ("aug", "head", "accuracy", "seconds")  # the claim's own words say so
+_UNITS = {"classifier": "classifier epochs", "epochs": "epochs", "epoch": "epochs", "percent": "% of the labels"}
+
+
 def _name(key: str) -> str:
-    """A key as the ledger prints it: `mnist.r2.hidden.1part` is `r2 hidden 1part`."""
-    return key.split(".", 1)[1].replace(".", " ")
+    """A key as the ledger prints it: `mnist.r2.hidden.1part` is `r2, one hidden layer, a tenth of the labels`."""
+    return _in_words(key.split(".")[1:])
+
+
+def _in_words(parts: Sequence[str]) -> str:
+    return re.sub(r"\bbatch, (\d)", r"batch \1", ", ".join(_word(part) for part in parts if part not in _UNSAID))
+
+
+def _word(part: str) -> str:
+    """`epoch6` is `6 epochs`, `batch128` `batch 128`, `t0_5` `temperature 0.5`; other parts by _WORDS."""
+    if match := re.fullmatch(r"(classifier|epochs?)(\d+)|(\d+)(percent)", part):
+        return f"{match[2] or match[3]} {_UNITS[match[1] or match[4]]}"
+    if match := re.fullmatch(r"(batch|t)(\d+(?:_\d+)?)", part):
+        return f"{'temperature' if match[1] == 't' else 'batch'} {match[2].replace('_', '.')}"
+    return _WORDS.get(part, part)
 
 
 def _distinct_names(keys: Sequence[str]) -> list[str]:
-    """What tells two keys apart: their parts less the common beginning and end."""
+    """What tells two keys apart: their parts less the common beginning (of a bare number: all but one) and end."""
     first, second = (key.split(".")[1:] for key in keys)
-    while len(first) > 1 and len(second) > 1 and first[0] == second[0]:
+    while len(first) > 1 and len(second) > 1 and first[0] == second[0] and not first[1].isdigit():
         first, second = first[1:], second[1:]
     while len(first) > 1 and len(second) > 1 and first[-1] == second[-1]:
         first, second = first[:-1], second[:-1]
-    return [" ".join(first), " ".join(second)]
+    return [_in_words(first), _in_words(second)]

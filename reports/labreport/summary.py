@@ -1,7 +1,7 @@
 """What 99_summary says of the whole report: abstract, results, limits and appendix, all from the results JSON."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def results_frame(results: Results) -> pd.DataFrame:
 
 def _setting(entry: Mapping) -> str:
     replaced = entry["data"][0]["stand_in_for"]
-    return f"in place of {literal(replaced)}" if replaced else "reduced" if entry["reduced"] else "as stated"
+    return f"in place of {literal(replaced)}" if replaced else "reduced" if entry["reduced"] else "in full"
 
 
 def limits(results: Results, verdicts: Sequence[Verdict]) -> str:
@@ -208,31 +208,37 @@ def locked_versions() -> str:
 
 
 def parameters_frame(results: Results) -> pd.DataFrame:
-    rows = [
-        (name, key, literal(str(value)))
-        for name, content in results.items()
-        for key, value in content["parameters"].items()
-    ]
-    return pd.DataFrame(rows, columns=["section", "parameter", "value"])
+    """A row for each parameter and value, with the sections that ran with it."""
+    sections = defaultdict(list)
+    for name, content in results.items():
+        for key, value in content["parameters"].items():
+            sections[key, literal(str(value))].append(name)
+    rows = [(key, value, "all" if len(names) == len(results) else ", ".join(names))
+            for (key, value), names in sorted(sections.items(), key=lambda item: item[0][0])]  # fmt: skip
+    return pd.DataFrame(rows, columns=["parameter", "value", "sections"])
 
 
 def runs_frame(results: Results) -> pd.DataFrame:
-    """One row a stored run that the report rests on; a run that has gone from the store is named so."""
+    """One row a stored run that the report rests on, with the commit that trained it; one that has gone from the
+    store is named so."""
     store = Path(os.environ.get("SIMCLR_RUNS") or project_root() / "runs")
     names = sorted({run for content in results.values() for run in content["runs"]})
     rows = [_run_row(store / name) for name in names]
-    return pd.DataFrame(rows, columns=["run", "seed", "epochs", "final loss", "seconds"])
+    return pd.DataFrame(rows, columns=["run", "seed", "epochs", "final loss", "seconds", "commit"])
 
 
 def _run_row(path: Path) -> dict:
     try:
         config, history = read_json(path / "config.json"), read_history(path / "history.csv")
+        origin = read_json(path / "provenance.json")
     except (StoreError, OSError, ValueError, KeyError, TypeError):
-        return {"run": path.name, "seed": "–", "epochs": "–", "final loss": "not in the store", "seconds": "–"}
+        gone = {"seed": "–", "epochs": "–", "final loss": "not in the store", "seconds": "–", "commit": "–"}
+        return {"run": path.name, **gone}
     return {
         "run": path.name,
         "seed": str(config["seed"]),
         "epochs": str(len(history)),
         "final loss": f"{history[-1]['loss']:.4f}" if history else "–",
         "seconds": f"{sum(row['seconds'] for row in history):.1f}",
+        "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
     }
