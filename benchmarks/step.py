@@ -2,7 +2,9 @@
 
 Views, one forward of both, loss, backward, optimiser, by simclr_core.pretrain's own parts on generated images. The
 peak is that of a large matrix product in the same precision on the same device, measured in turn with the step.
-Run: python benchmarks/step.py --batch 256 --width 0.25
+With --compile the same step with its networks compiled by torch.compile is measured beside it, and what the compiling
+takes: "default" fuses kernels, "reduce-overhead" also records CUDA graphs, which saves a GPU's launches.
+Run: python benchmarks/step.py --batch 256 --width 0.25 --compile default
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from simclr_core.pretrain import PretrainConfig, _Training, pretrain_flops, reso
 from simclr_core.runs import Run
 
 PARTS = ("views", "forward", "loss", "backward", "optimiser")
+COMPILE = ("default", "reduce-overhead", "max-autotune")  # torch.compile's modes
 
 
 def wait(device: str) -> None:
@@ -34,6 +37,15 @@ def wait(device: str) -> None:
 def generated_data(n: int) -> Dataset:
     split = Split(generated_images(n, 32, 3), torch.zeros(n, dtype=torch.int64))
     return Dataset("generated", split, split, ("none",), (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), "generated")
+
+
+def prepare(config: PretrainConfig, data: Dataset, mode: str = "") -> _Training:
+    """The training that is measured, its networks compiled in one of torch.compile's modes if one is named."""
+    training = _Training(Run(Path("benchmark"), config), data, (), None)
+    if mode:
+        training.encoder = torch.compile(training.encoder, mode=mode)
+        training.head = torch.compile(training.head, mode=mode)
+    return training
 
 
 def whole_steps(training: _Training, steps: int) -> Callable[[], int]:
@@ -93,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> Result:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--compile", choices=COMPILE, nargs="+", default=[], metavar="MODE",
+                        help=f"of {', '.join(COMPILE)}: also measure the step compiled so")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one round of a tiny step, to try it out")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
@@ -106,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
     config = PretrainConfig("generated", (0, batch), "resnet18", width, augmentation="best", head="mlp_bn",
                             head_hidden=512, head_dim=128, batch_size=batch, epochs=1, precision=precision,
                             device=device)  # fmt: skip
-    training = _Training(Run(Path("benchmark"), config), data, (), None)
+    training = prepare(config, data)
     times = 10 if device == "cuda" else 1  # a GPU is waited for now and then, as in training
     draws, parts = torch.Generator().manual_seed(0), []
     runs = {
@@ -114,6 +128,12 @@ def main(argv: Sequence[str] | None = None) -> Result:
         "product": matrix_products(precision, device, side, times),
         "parts": lambda: parts.append(time_parts(training, draws)) or batch,
     }
+    compiling = {}
+    for mode in args.compile:
+        runs[mode] = whole_steps(prepare(config, data, mode), times)
+        started = time.perf_counter()
+        runs[mode]()
+        compiling[mode] = time.perf_counter() - started
     seconds = interleave(runs, rounds, at_least=0 if args.quick else 1)
     spent = [median(values) for values in zip(*parts[1:], strict=True)]
     flops = pretrain_flops(config, data) / batch
@@ -121,6 +141,10 @@ def main(argv: Sequence[str] | None = None) -> Result:
         {"part": part, "ms": 1000 * s, "percent": 100 * s / sum(spent)} for part, s in zip(PARTS, spent, strict=True)
     ]
     rows.append({"part": "whole step, not interrupted", "ms": 1000 * batch * median(seconds["step"]), "percent": ""})
+    rows += [
+        {"part": f"whole step, compiled ({mode}; {took:.0f} s to compile)", "ms": 1000 * batch * median(seconds[mode]),
+         "percent": ""} for mode, took in compiling.items()
+    ]  # fmt: skip
     return Result(
         environment(["torch"], device),
         f"ResNet-18, width {width:g}, batch {batch} (two views each), {precision} on {device}; "
@@ -132,6 +156,12 @@ def main(argv: Sequence[str] | None = None) -> Result:
             "share of the measured matrix peak": median(
                 flops * product / step for step, product in zip(seconds["step"], seconds["product"], strict=True)
             ),
+        }
+        | {
+            f"time of the step, of the one compiled ({mode})": median(
+                plain / compiled for plain, compiled in zip(seconds["step"], seconds[mode], strict=True)
+            )
+            for mode in compiling
         },
     ).show()
 

@@ -128,6 +128,22 @@ def test_twice_the_gpus_halve_the_encoders_time_and_no_exchange_gets_cheaper(sca
     assert parameters == 25_557_032 - 2_049_000 + 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128
 
 
+def test_the_compiled_step_is_measured_beside_the_plain_one(monkeypatch, capsys):
+    """torch.compile itself takes a minute here; what it is given and what is printed does not."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", lambda network, mode: compiled.append((type(network).__name__, mode)) or network
+    )
+
+    importlib.import_module("step").main(["--quick", "--device", "cpu", "--compile", "reduce-overhead"])
+
+    assert compiled == [("CifarResNet", "reduce-overhead"), ("Sequential", "reduce-overhead")]
+    printed = capsys.readouterr().out
+    assert re.search(r"whole step, compiled \(reduce-overhead; \d+ s to compile\) +[\d.]+", printed)
+    assert re.search(r"^time of the step, of the one compiled \(reduce-overhead\): [\d.]+$", printed, re.M)
+
+
 @pytest.fixture
 def ideas(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
