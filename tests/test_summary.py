@@ -71,7 +71,11 @@ def test_abstract_tells_cifar_accuracies_beside_the_untrained_encoder():
     made["03_augmentation_ablation"] = {**made["01_mnist_study"], "measures": measures, "reduced": "a narrow encoder"}
     text = summary.abstract(made, judge(made))
     assert "(a narrow encoder), a linear classifier on the frozen encoder of R1's recipe reaches 43.6 %, " in text
-    assert "on an untrained encoder 27.6 % (1 seed)" in text or "on an untrained encoder 27.7 % (1 seed)" in text
+    assert "on an untrained encoder 27.6 % (1 seed)." in text or "on an untrained encoder 27.7 % (1 seed)." in text
+    measures["cifar.aug.supervised.whole_network"] = {**entry, "values": {"0": 0.5022}}
+    made["03_augmentation_ablation"]["parameters"] = {"supervised_epochs": 16}
+    text = summary.abstract(made, judge(made))
+    assert "(1 seed); the same network trained on the labels alone for 16 epochs reaches 50.2 %." in text
 
 
 def test_abstract_names_a_reduced_setting():

@@ -109,8 +109,14 @@ def abstract(results: Results, verdicts: Sequence[Verdict]) -> str:
         sentences.append(
             f"On {name}{setting}, a linear classifier on the frozen encoder of R1's recipe "
             f"reaches {pretrained.percent()}, on an untrained encoder {untrained.percent()} "
-            f"({count_seeds(pretrained.n)})."
+            f"({count_seeds(pretrained.n)})"
         )
+        if supervised := entries.get("cifar.aug.supervised.whole_network"):
+            epochs, reached = supervised["parameters"]["supervised_epochs"], summarise(supervised["values"])
+            sentences[-1] += (
+                f"; the same network trained on the labels alone for {epochs} epochs reaches {reached.percent()}"
+            )
+        sentences[-1] += "."
     if "clusters.gmm.pixels.accuracy" in entries:
         reached = []
         for method, name in (("kmeans", "k-means"), ("gmm", "a Gaussian mixture")):
