@@ -20,9 +20,9 @@ def blocks(report: Path) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     frame = results_frame(content["notebooks"])
     caption = (
-        f"Profile `{content['profile']}`, {origin['device']}, threads: {origin['threads']}; {versions}; runs of commit "
+        f"Profile `{content['profile']}`, {origin['device']}, threads: {origin['threads']}; {versions}; results of commit "
         f"{content['provenance']['commit'][:12]}. Mean over seeds ± standard deviation; test images, last epoch. "
-        "The whole report: `reports/reference/`."
+        "The whole report: `reports/reference/`, which also names the commit of each run."
     )
     name = content["profile"]
     ending = f"```\n{results_table(report)}\n…/reports/{name}/report.html\n…/reports/{name}/report.pdf\n```"

@@ -67,7 +67,7 @@ class Evidence:
             absent = [name for name in self.notebooks if name not in self.results]
             if absent:
                 raise NotTested(f"this report has no {' and no '.join(absent)}")
-            raise NotTested(f"{' and '.join(self.notebooks)} did not measure {key}")
+            raise NotTested(f"{' and '.join(self.notebooks)} did not measure {_name(key)}")
         return {int(seed): value for seed, value in entry["values"].items()}
 
     def objection(self, key: str) -> str:

@@ -17,8 +17,8 @@ PORTRAIT_WIDTH, LANDSCAPE_WIDTH = 465.0, 710.0
 TYPE_SIZE, WRAPPED_SIZE, SMALLEST_PORTRAIT, SMALLEST = 9.0, 8.0, 6.5, 4.5
 CELL_PADDING = 1.2  # left and right inset of a cell together
 PROSE_LENGTH = 30  # a column with a longer cell is prose: its lines wrap
-PROSE_WIDTH, TEXT_WIDTH = 13.0, 8.0  # narrowest column of prose, and of shorter text
-WIDEST = 60.0  # no column asks for more
+PROSE_WIDTH, TEXT_WIDTH = 10.0, 8.0  # narrowest column of prose, and of shorter text
+WIDEST = 150.0  # no column asks for more
 
 _NUMBER = r"[-−+~<>≈±]?\s?\d[\d,.\u00a0\u202f]*(e[-+]?\d+)?\s?%?"
 _NUMERIC = re.compile(rf"({_NUMBER}(\s?[±x×/]\s?{_NUMBER})?(\s?[\[(]{_NUMBER}(\s?(,|to|–)\s?{_NUMBER})?[\])])?|[-–—]?)")
