@@ -317,9 +317,7 @@ def test_an_absent_notebook_is_named():
 
 def test_a_key_that_its_notebook_did_not_write_is_named():
     verdict = verdict_on("R2.2", {NOTEBOOK: content(R2_1)})
-    assert verdict.reason == (
-        "01_mnist_study did not measure R2's recipe, one hidden layer, a fifth of the labels"
-    )
+    assert verdict.reason == ("01_mnist_study did not measure R2's recipe, one hidden layer, a fifth of the labels")
 
 
 # ---- the ledger -------------------------------------------------------------------------------------------

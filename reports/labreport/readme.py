@@ -20,8 +20,8 @@ def blocks(report: Path) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     frame = results_frame(content["notebooks"])
     caption = (
-        f"Profile `{content['profile']}`, {origin['device']}, threads: {origin['threads']}; {versions}; results of commit "
-        f"{content['provenance']['commit'][:12]}. Mean over seeds ± standard deviation; test images, last epoch. "
+        f"Profile `{content['profile']}`, {origin['device']}, threads: {origin['threads']}; {versions}; results of "
+        f"commit {content['provenance']['commit'][:12]}. Mean over seeds ± standard deviation; test images, last epoch. "
         "The whole report: `reports/reference/`, which also names the commit of each run."
     )
     name = content["profile"]
