@@ -21,8 +21,8 @@ def blocks(report: Path) -> dict[str, str]:
     frame = results_frame(content["notebooks"])
     caption = (
         f"Profile `{content['profile']}`, {origin['device']}, threads: {origin['threads']}; {versions}; results of "
-        f"commit {content['provenance']['commit'][:12]}. Mean over seeds ± standard deviation; test images, last epoch. "
-        "The whole report: `reports/reference/`, which also names the commit of each run."
+        f"commit {content['provenance']['commit'][:12]}. Mean over seeds ± standard deviation; test images, last "
+        "epoch. The whole report: `reports/reference/`, which also names the commit of each run."
     )
     name = content["profile"]
     ending = f"```\n{results_table(report)}\n…/reports/{name}/report.html\n…/reports/{name}/report.pdf\n```"
