@@ -1,5 +1,7 @@
 """Tables as text: read from HTML, linked, and fitted to a page."""
 
+import re
+
 import pandas
 import pytest
 
@@ -76,3 +78,8 @@ def test_wider_tables_are_set_smaller_before_they_are_turned():
     settings = [table_setting(table_of(n, "12,345.67", "a heading")) for n in (4, 10, 18)]
     assert [setting.landscape for setting in settings] == [False, False, True]
     assert settings[0].size > settings[1].size
+
+
+def test_a_column_of_long_texts_may_be_wider_than_other_prose_in_html():
+    html = table_html(Table([["a", "b", "c"]], [["short", "some words " * 4, "many words " * 20]]))
+    assert re.findall(r"<td( [^>]*)?>", html) == ["", ' class="prose"', ' class="prose much"']

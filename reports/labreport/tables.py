@@ -17,6 +17,7 @@ PORTRAIT_WIDTH, LANDSCAPE_WIDTH = 465.0, 710.0
 TYPE_SIZE, WRAPPED_SIZE, SMALLEST_PORTRAIT, SMALLEST = 9.0, 8.0, 6.5, 4.5
 CELL_PADDING = 1.2  # left and right inset of a cell together
 PROSE_LENGTH = 30  # a column with a longer cell is prose: its lines wrap
+LONG_PROSE = 120  # a column with a longer cell is wider than one of other prose, in HTML
 PROSE_WIDTH, TEXT_WIDTH = 10.0, 8.0  # narrowest column of prose, and of shorter text
 WIDEST = 150.0  # no column asks for more
 
@@ -130,9 +131,10 @@ def _span(text: str) -> int:
 def table_html(table: Table, link: Link = lambda label: None) -> str:
     """The table in HTML; what `link` knows becomes a link."""
     shown = table.shown(link)
+    longest = [max(map(display_width, column), default=0) for column in shown.columns]
     marks = [
-        ' style="text-align:right"' if number else ' class="prose"' if prose else ""
-        for number, prose in zip(shown.numeric, shown.prose, strict=True)
+        ' style="text-align:right"' if number else f' class="prose{" much" * (length > LONG_PROSE)}"' if prose else ""
+        for number, prose, length in zip(shown.numeric, shown.prose, longest, strict=True)
     ]
 
     def text(cell: str) -> str:
