@@ -81,5 +81,5 @@ def test_wider_tables_are_set_smaller_before_they_are_turned():
 
 
 def test_a_column_of_long_texts_may_be_wider_than_other_prose_in_html():
-    html = table_html(Table([["a", "b", "c"]], [["short", "some words " * 4, "many words " * 20]]))
+    html = table_html(Table([["a", "b", "c"]], [["short", "some words " * 4, "many words " * 25]]))
     assert re.findall(r"<td( [^>]*)?>", html) == ["", ' class="prose"', ' class="prose much"']

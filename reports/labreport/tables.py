@@ -17,7 +17,7 @@ PORTRAIT_WIDTH, LANDSCAPE_WIDTH = 465.0, 710.0
 TYPE_SIZE, WRAPPED_SIZE, SMALLEST_PORTRAIT, SMALLEST = 9.0, 8.0, 6.5, 4.5
 CELL_PADDING = 1.2  # left and right inset of a cell together
 PROSE_LENGTH = 30  # a column with a longer cell is prose: its lines wrap
-LONG_PROSE = 120  # a column with a longer cell is wider than one of other prose, in HTML
+LONG_PROSE = 250  # a column with a longer cell is wider than one of other prose, in HTML
 PROSE_WIDTH, TEXT_WIDTH = 10.0, 8.0  # narrowest column of prose, and of shorter text
 WIDEST = 150.0  # no column asks for more
 
