@@ -348,7 +348,7 @@ _UNITS = {"classifier": "classifier epochs", "epochs": "epochs", "epoch": "epoch
 
 
 def _name(key: str) -> str:
-    """A key as the ledger prints it: `mnist.r2.hidden.1part` is `r2, one hidden layer, a tenth of the labels`."""
+    """A key as the ledger prints it: `mnist.r2.linear.1part` is `R2's recipe, linear, a tenth of the labels`."""
     return _in_words(key.split(".")[1:])
 
 

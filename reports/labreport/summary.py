@@ -237,14 +237,14 @@ def _run_row(path: Path) -> dict:
     try:
         config, history = read_json(path / "config.json"), read_history(path / "history.csv")
         origin = read_json(path / "provenance.json")
+        return {
+            "run": path.name,
+            "seed": str(config["seed"]),
+            "epochs": str(len(history)),
+            "final loss": f"{history[-1]['loss']:.4f}" if history else "–",
+            "seconds": f"{sum(row['seconds'] for row in history):.1f}",
+            "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
+        }
     except (StoreError, OSError, ValueError, KeyError, TypeError):
         gone = {"seed": "–", "epochs": "–", "final loss": "not in the store", "seconds": "–", "commit": "–"}
         return {"run": path.name, **gone}
-    return {
-        "run": path.name,
-        "seed": str(config["seed"]),
-        "epochs": str(len(history)),
-        "final loss": f"{history[-1]['loss']:.4f}" if history else "–",
-        "seconds": f"{sum(row['seconds'] for row in history):.1f}",
-        "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
-    }
