@@ -437,7 +437,9 @@ def test_first_twenty_losses_on_the_gpu_agree_with_the_cpu(tiny_config, tiny_dat
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-@pytest.mark.parametrize("changes", [{}, {"augmentation": "strong", "optimizer": "lars"}, {"micro_batch": 16}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"augmentation": "strong", "optimizer": "lars"}, {"optimizer": "muon"}, {"micro_batch": 16}]
+)
 def test_a_step_on_the_gpu_never_waits_for_it(changes, tiny_config, tiny_data, tmp_path):
     training = _Training(Run(tmp_path, replace(tiny_config, device="cuda", **changes)), tiny_data, (), None)
     training._train_epoch(1)  # first calls set libraries up
