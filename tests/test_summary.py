@@ -1,6 +1,7 @@
 """99_summary's sentences and tables, and the lines run_all.sh ends with: opposite numbers, opposite words."""
 
 import json
+import shutil
 
 import pytest
 
@@ -157,6 +158,15 @@ def test_runs_are_listed_with_the_commit_that_trained_them(monkeypatch):
     row = summary.runs_frame(made).iloc[0]
     assert json.loads((store / name / "provenance.json").read_text())["commit"].startswith(row["commit"])
     assert len(row["commit"]) == 12 and float(row["seconds"]) > 0
+
+
+def test_a_run_whose_provenance_lacks_its_commit_is_named_like_one_that_has_gone(tmp_path, monkeypatch):
+    source = sorted((project_root() / "reports/reference/runs").iterdir())[0]
+    shutil.copytree(source, tmp_path / "gone")
+    monkeypatch.setenv("SIMCLR_RUNS", str(tmp_path))
+    assert summary.runs_frame(results()).iloc[0]["commit"] != "–"
+    (tmp_path / "gone/provenance.json").write_text("{}")
+    assert summary.runs_frame(results()).iloc[0]["final loss"] == "not in the store"
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
