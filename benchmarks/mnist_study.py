@@ -135,10 +135,10 @@ class Straightforward:
 # ---- both, side by side -------------------------------------------------------------------------------------
 
 
-def study(data: Dataset) -> tuple[PretrainConfig, ProbeConfig]:
+def study(data: Dataset, batch_size: int) -> tuple[PretrainConfig, ProbeConfig]:
     """R2's protocol: the training images in ten parts, four to pre-train, the fifth for the classifier."""
-    part = len(data.train) // 10
-    config = PretrainConfig(data.name, (0, 4 * part), precision=resolve_precision("auto", "cpu"))
+    part, precision = len(data.train) // 10, resolve_precision("auto", "cpu")
+    config = PretrainConfig(data.name, (0, 4 * part), batch_size=batch_size, precision=precision)
     return config, ProbeConfig((4 * part, 5 * part), hidden=64)
 
 
@@ -177,12 +177,24 @@ def time_classifier(slow: Straightforward, config: PretrainConfig, probe: ProbeC
     return {SLOW: [probe.epochs * labels * e + len(data.test) * t for e, t in both], OURS: seconds[OURS]}
 
 
+def time_study(config: PretrainConfig, probe: ProbeConfig, data: Dataset, images: int, rounds: int):
+    """Seconds of each phase and of the whole study in both forms, and the losses of their last rounds."""
+    slow = Straightforward(config, data, images, probe.labels, scored=2_000)
+    seconds, losses = time_pretraining(slow, config, data, images, rounds)
+    everything = config.images[1] * config.epochs
+    phases = {"pre-training": {name: [everything * s for s in values] for name, values in seconds.items()}}
+    phases["classifier and test"] = time_classifier(slow, config, probe, data, rounds)
+    phases["study"] = {name: list(map(sum, zip(*(phase[name] for phase in phases.values()), strict=True)))
+                       for name in (SLOW, OURS)}  # fmt: skip
+    return phases, losses
+
+
 def run_in_full(config: PretrainConfig, probe: ProbeConfig, data: Dataset) -> str:
     with TemporaryDirectory() as store:
         started = time.perf_counter()
         result = fit_probe(pretrain(config, data, store), data, probe)
         seconds = time.perf_counter() - started
-    return f"; ours run in full: {seconds:.0f} s, test accuracy {result['accuracy']:.4f}"
+    return f"; ours at batch {config.batch_size} in full: {seconds:.0f} s, test accuracy {result['accuracy']:.4f}"
 
 
 def load(quick: bool, folder: str | None) -> Dataset:
@@ -198,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with MNIST/raw")
     parser.add_argument("--threads", type=int, default=1, help="of both forms")
+    parser.add_argument("--batch", type=int, nargs="+", default=(256, 512), help="of the pre-training (R2's: 256)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2_560, help="pre-trained on in a round")
     parser.add_argument("--full", action="store_true", help="also run ours in full, to check the scaling")
@@ -206,30 +219,27 @@ def main(argv: Sequence[str] | None = None) -> Result:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     data = load(args.quick, args.data)
-    config, probe = study(data)
-    rounds, images = (1, config.batch_size) if args.quick else (args.rounds, min(args.images, config.images[1]))
-    slow = Straightforward(config, data, images, probe.labels, scored=2_000)
-    seconds, losses = time_pretraining(slow, config, data, images, rounds)
-    everything = config.images[1] * config.epochs
-    phases = {"pre-training": {name: [everything * s for s in values] for name, values in seconds.items()}}
-    phases["classifier and test"] = time_classifier(slow, config, probe, data, rounds)
-    phases["study"] = {name: list(map(sum, zip(*(phase[name] for phase in phases.values()), strict=True)))
-                       for name in (SLOW, OURS)}  # fmt: skip
-    rows = [
-        {"": f"{phase}, seconds", SLOW: median(values[SLOW]), OURS: median(values[OURS]),
-         "ratio": speedup(values, OURS, SLOW)} for phase, values in phases.items()
-    ]  # fmt: skip
-    label = f"loss in epoch {rounds + 1} on these images, nats"
-    rows.append({"": label, **losses, "ratio": losses[SLOW] / losses[OURS]})
+    rounds, rows, ratios, in_full = 1 if args.quick else args.rounds, [], {}, ""
+    for batch_size in args.batch:
+        config, probe = study(data, batch_size)
+        images = batch_size if args.quick else min(args.images, config.images[1])
+        phases, losses = time_study(config, probe, data, images, rounds)
+        rows += [
+            {"": f"batch {batch_size}: {phase}, seconds", SLOW: median(values[SLOW]), OURS: median(values[OURS]),
+             "ratio": speedup(values, OURS, SLOW)} for phase, values in phases.items()
+        ]  # fmt: skip
+        label = f"batch {batch_size}: loss in epoch {rounds + 1} on the images of a round, nats"
+        rows.append({"": label, **losses, "ratio": losses[SLOW] / losses[OURS]})
+        label = f"times as fast as the straightforward form at batch {batch_size}"
+        ratios[label] = speedup(phases["study"], OURS, SLOW)
+        if args.full:
+            in_full += run_in_full(config, probe, data)
     setting = (
         f"{data.source}: {config.images[1]:,} images, {config.epochs} epochs; {probe.labels[1] - probe.labels[0]:,} "
         f"labels, {probe.epochs} epochs; {len(data.test):,} test images. Ours in {config.precision}. Scaled from "
-        f"medians of {rounds} interleaved rounds, {images:,} images each"
+        f"medians of {rounds} interleaved rounds, {images:,} images each{in_full}"
     )
-    if args.full:
-        setting += run_in_full(config, probe, data)
-    ratio = {"times as fast as the straightforward form": speedup(phases["study"], OURS, SLOW)}
-    return Result(environment(["torch", "torchvision", "pillow"]), setting, rows, ratio).show()
+    return Result(environment(["torch", "torchvision", "pillow"]), setting, rows, ratios).show()
 
 
 if __name__ == "__main__":

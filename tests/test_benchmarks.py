@@ -84,7 +84,7 @@ def test_the_race_is_cut_into_slices_and_ends_as_if_in_one(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_straightforward_mnist_form_computes_our_loss_and_gradient(mnist_study, dtype):
     data = load_dataset("digits")
-    config, probe = mnist_study.study(data)
+    config, probe = mnist_study.study(data, 256)
     config = replace(config, precision="fp32")
     slow = mnist_study.Straightforward(config, data, 256, probe.labels, scored=10)
     ours = _Training(Run(Path("unused"), config), data, (), None)
