@@ -51,7 +51,7 @@ def tiled(z_i: Tensor, z_j: Tensor) -> Tensor:
     return nt_xent_tiled(F.normalize(torch.cat([z_i, z_j])), TEMPERATURE)
 
 
-# name: the form, and its peak memory in 2N x 2N fp32 matrices (measured, with the MALLOC settings that take
+# name: the form, and its peak memory in 2N x 2N fp32 matrices (measured, with freed memory kept, which takes
 # more, rounded up; 0: not quadratic)
 FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
     BROADCAST: (broadcast, 11 * D),

@@ -19,6 +19,7 @@ import torch
 from simclr_core.data import load_dataset
 from simclr_core.distributed import PeerLost, Processes, end_with_parent
 from simclr_core.errors import StreamError, UserError
+from simclr_core.memory import keep_freed_memory
 from simclr_core.pretrain import PretrainConfig, _Training, pretrain
 from simclr_core.runs import Run, run_name
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace, processes: Processes) -> int:
+    keep_freed_memory()
     if processes.rank > 0:
         _follow(options.data, processes)
         return 0

@@ -198,7 +198,6 @@ def test_kernels_find_report_store_threads_and_progress_file(job, monkeypatch, t
     assert environment["SIMCLR_RUNS"] == str(job.store)
     assert environment["LABREPORT_PROGRESS"] == str(tmp_path / "events")
     assert environment["OMP_NUM_THREADS"] == "3"
-    assert environment["MALLOC_MMAP_MAX_"] == "0"
     assert not environment.keys() & {"MPLBACKEND", "LABREPORT_FROM"}
     assert replace(job, from_store=True).kernel_environment(FIRST, tmp_path)["LABREPORT_FROM"] == "1"
 

@@ -20,7 +20,7 @@ from nbstripout import strip_output
 from papermill.translators import PythonTranslator
 
 from labreport.parameters import has_tag
-from labreport.runner import MALLOC, Job
+from labreport.runner import Job
 
 INJECTED = "injected-parameters"
 SESSION_KEYS = ("cell.metadata.execution", "cell.metadata.collapsed", "cell.metadata.scrolled", "cell.metadata.trusted",
@@ -85,7 +85,7 @@ def open_lab(job: Job, profile: str, arguments: Sequence[str]) -> int:
     if (job.output / "results").is_dir():
         shutil.copytree(job.output / "results", by_hand / "results", dirs_exist_ok=True)
     by_hand.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **MALLOC, **job.environment, "LABREPORT_OUTPUT": str(by_hand),
+    environment = {**os.environ, **job.environment, "LABREPORT_OUTPUT": str(by_hand),
                    "LABREPORT_PROFILE": profile, "LABREPORT_PARAMETERS": json.dumps(job.parameters)}  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={job.project.root}",
                "--ServerApp.contents_manager_class=labreport.lab.FilledInNotebooks",

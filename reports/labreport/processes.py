@@ -16,7 +16,6 @@ from typing import Any
 
 from labreport.pool import WorkerDied
 from labreport.progress import Reporter
-from labreport.runner import MALLOC
 from labreport.worker import DONE, ERROR, PROGRESS
 from simclr_core.errors import UserError
 from simclr_core.streaming import decoders
@@ -137,10 +136,10 @@ def visible_gpus() -> list[str]:
 
 
 def worker_environment() -> dict[str, str]:
-    """What workers need beside their own environment: this checkout's packages, its data, quick memory."""
+    """What workers need beside their own environment: this checkout's packages, its data."""
     import simclr_core
 
     packages = [str(Path(file).resolve().parents[1]) for file in (simclr_core.__file__, __file__)]
     given = {name: os.environ[name] for name in ("SIMCLR_DATA", "SIMCLR_CACHE") if name in os.environ}
     path = os.pathsep.join([*packages, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**MALLOC, **given, "PYTHONPATH": path}
+    return {**given, "PYTHONPATH": path}

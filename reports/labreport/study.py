@@ -20,6 +20,7 @@ from labreport.text import literal_markdown
 from simclr_core.data import Dataset, dataset_from_record, load_dataset
 from simclr_core.errors import DataNotFound, UserError
 from simclr_core.evaluate import ProbeConfig
+from simclr_core.memory import keep_freed_memory
 from simclr_core.pretrain import PretrainConfig, pretrain
 from simclr_core.runs import Run, config_record, find_run, provenance, read_json, run_name
 
@@ -49,6 +50,7 @@ class Lab:
         self.store = Path(os.environ.get("SIMCLR_RUNS") or self.root / "runs")
         if self.parameters.get("threads", 0) > 0:
             torch.set_num_threads(self.parameters["threads"])
+        keep_freed_memory()
         self._data: list[tuple[Dataset, str]] = []  # and what it stands in for
         self._runs: set[str] = set()
         self._recorded: list[tuple] = []

@@ -30,6 +30,7 @@ def compute(item: Mapping[str, Any], progress: Callable[[dict], None] | None = N
     """Train the run, or go on with it; returns "" or what the user can mend."""
     import torch
 
+    from simclr_core.memory import keep_freed_memory
     from simclr_core.pretrain import PretrainConfig, pretrain
 
     try:
@@ -39,6 +40,7 @@ def compute(item: Mapping[str, Any], progress: Callable[[dict], None] | None = N
                             "give all machines the same data (--data, $SIMCLR_DATA)")  # fmt: skip
         if config.device == "cpu":
             torch.set_num_threads(1)
+            keep_freed_memory()
         pretrain(config, data, item["store"], item["keep"], progress)
     except UserError as error:
         return str(error)
