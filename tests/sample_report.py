@@ -128,6 +128,7 @@ def sample_sections(folder: Path) -> list[Section]:
         folder / "01_study.ipynb",
         FORMULAS,
         code_cell("epochs = 5", tags=("parameters",)),
+        code_cell("# Parameters\nepochs = 50", tags=("injected-parameters",)),
         code_cell("secret = 1", tags=("remove-cell",)),
         code_cell(
             f"import torch\nprint({'x' * 200!r})  # {'a remark that goes on ' * 8}\nloss = 0.5",

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from toy_project import make_project
 
-from labreport.lab import INJECTED, FilledInNotebooks
+from labreport.lab import FilledInNotebooks
+from labreport.parameters import INJECTED
 
 NOTEBOOK = "notebooks/01_first.ipynb"
 

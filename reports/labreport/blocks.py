@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from nbformat import NotebookNode
 
+from labreport.parameters import INJECTED, has_tag
 from labreport.tables import Table, tables_from_html
 from labreport.text import clean_terminal_text
 from simclr_core.errors import UserError
@@ -16,6 +17,7 @@ _PICTURES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
 _SVG_LENGTH = re.compile(rb'\s(width|height)="([\d.]+)(pt|px|in|)"')
 _POINTS = {b"pt": 1.0, b"px": 0.75, b"": 0.75, b"in": 72.0}
 _NAMES = {"fig": "Figure", "tbl": "Table"}
+_CODE = {"parameters": "Code: the notebook's defaults", INJECTED: "Code: the values of this report"}  # by tag
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Block:
     text: str = ""  # code, text, problem
     prose: Fragment | None = None
     label: str = ""
-    name: str = ""  # "Figure 3"
+    name: str = ""  # "Figure 3", "Code"
     caption: Fragment | None = None
     alt: str = ""
     picture: Picture | None = None
@@ -99,7 +101,8 @@ def _cell_blocks(cell: NotebookNode, place: Place) -> Iterator[Block]:
         yield Block("prose", place, prose=Fragment(cell.source, place))
     elif cell.cell_type == "code":
         if cell.source.strip():
-            yield Block("code", place, text=cell.source.strip("\n"))
+            names = (name for tag, name in _CODE.items() if has_tag(cell, tag))
+            yield Block("code", place, text=cell.source.strip("\n"), name=next(names, "Code"))
         for output in cell.outputs:
             yield from _output_blocks(output, place)
 

@@ -19,10 +19,9 @@ from jupyter_server.services.contents.largefilemanager import AsyncLargeFileMana
 from nbstripout import strip_output
 from papermill.translators import PythonTranslator
 
-from labreport.parameters import has_tag
+from labreport.parameters import INJECTED, has_tag
 from labreport.runner import Job
 
-INJECTED = "injected-parameters"
 SESSION_KEYS = ("cell.metadata.execution", "cell.metadata.collapsed", "cell.metadata.scrolled", "cell.metadata.trusted",
                 "cell.metadata.ExecuteTime", "cell.metadata.jupyter", "cell.metadata.papermill")  # fmt: skip
 # JupyterLab asks the network for its news and its newest version otherwise.

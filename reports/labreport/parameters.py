@@ -11,6 +11,8 @@ import nbformat
 
 from simclr_core.errors import UserError
 
+INJECTED = "injected-parameters"  # papermill's tag for the cell of values that it puts below the defaults
+
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
     """Raises: UserError if the file is not a notebook."""
