@@ -193,7 +193,8 @@ _R2_MNIST = (
     Claim(
         "R2.5",
         "Pre-training dominates the time; the clustering baselines are faster.",
-        "seconds of pre-training against the classifier's and against each clustering on pixels",
+        "seconds of pre-training against the classifier's and against each clustering on pixels, on one machine, whose "
+        "other load varies them as the seed does",
         "mnist",
         (MNIST, CLUSTERING),
         all_of(
