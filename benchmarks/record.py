@@ -40,6 +40,7 @@ RECIPES = {  # name -> configuration, epochs, batch, base learning rate
     "published-500": (PUBLISHED, 500, 512, 0.03),
     "joint-bn-100": (replace(PUBLISHED, batch_norm="joint"), 100, 512, 0.06),
     "muon-100": (replace(PUBLISHED, optimizer="muon"), 100, 512, 0.024),
+    "muon-cool-100": (replace(PUBLISHED, optimizer="muon", temperature=0.2), 100, 512, 0.024),
     "muon-joint-50": (replace(PUBLISHED, optimizer="muon", batch_norm="joint"), 50, 512, 0.024),
 }
 
