@@ -193,7 +193,7 @@ def environment_frame(results: Results) -> pd.DataFrame:
             "section": name,
             "device": f"{origin['device']}, {origin['threads']} thread{'s' if origin['threads'] != 1 else ''}",
             "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()),
-            "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
+            "commit": _commit(origin),
             "data": literal("; ".join(f"{d['name']}: {d['source']}; SHA-256 {d['fingerprint'][:16]}…"
                                       for d in content["data"])),
         })  # fmt: skip
@@ -202,6 +202,11 @@ def environment_frame(results: Results) -> pd.DataFrame:
             {"section": "this summary", "device": "–", "versions": locked_versions(), "commit": "–", "data": "–"}
         )
     return pd.DataFrame(rows, columns=["section", "device", "versions", "commit", "data"])
+
+
+def _commit(origin: dict) -> str:
+    """The commit of a provenance, as the tables name it."""
+    return origin["commit"][:12] + (" (dirty)" if origin["dirty"] else "")
 
 
 def locked_versions() -> str:
@@ -243,7 +248,7 @@ def _run_row(path: Path) -> dict:
             "epochs": str(len(history)),
             "final loss": f"{history[-1]['loss']:.4f}" if history else "–",
             "seconds": f"{sum(row['seconds'] for row in history):.1f}",
-            "commit": origin["commit"][:12] + (" (dirty)" if origin["dirty"] else ""),
+            "commit": _commit(origin),
         }
     except (StoreError, OSError, ValueError, KeyError, TypeError):
         gone = {"seed": "–", "epochs": "–", "final loss": "not in the store", "seconds": "–", "commit": "–"}
