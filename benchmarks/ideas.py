@@ -75,8 +75,6 @@ IDEAS = {
     "fast muon, joint": Idea(optimizer="muon", lr=0.4, joint=True),
     "fast muon, temperature 0.2": Idea(optimizer="muon", lr=0.4, temperature=0.2),
     "fast muon, temperature 0.1": Idea(optimizer="muon", lr=0.4, temperature=0.1),
-    "fast muon, temperature 0.2, four views": Idea(optimizer="muon", lr=0.4, temperature=0.2, views=4),
-    "fast muon, temperature 0.2, crop 0.3": Idea(optimizer="muon", lr=0.4, temperature=0.2, crop=0.3),
     "fast muon, half the batch": Idea(optimizer="muon", lr=0.4, batch=0.5),
     "fast muon, triangle": Idea(optimizer="muon", lr=0.4, triangle=True),
     "fast muon, ema": Idea(optimizer="muon", lr=0.4, ema=0.99),

@@ -219,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> Result:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     data = load(args.quick, args.data)
-    rounds, rows, ratios, in_full = 1 if args.quick else args.rounds, [], {}, ""
+    rounds = 1 if args.quick else args.rounds
+    rows, ratios, in_full = [], {}, ""
     for batch_size in args.batch:
         config, probe = study(data, batch_size)
         images = batch_size if args.quick else min(args.images, config.images[1])
@@ -228,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
             {"": f"batch {batch_size}: {phase}, seconds", SLOW: median(values[SLOW]), OURS: median(values[OURS]),
              "ratio": speedup(values, OURS, SLOW)} for phase, values in phases.items()
         ]  # fmt: skip
-        label = f"batch {batch_size}: loss in epoch {rounds + 1} on the images of a round, nats"
+        label = f"batch {batch_size}: loss in epoch {rounds + 1} on the {images:,} images of a round, nats"
         rows.append({"": label, **losses, "ratio": losses[SLOW] / losses[OURS]})
         label = f"times as fast as the straightforward form at batch {batch_size}"
         ratios[label] = speedup(phases["study"], OURS, SLOW)
@@ -237,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
     setting = (
         f"{data.source}: {config.images[1]:,} images, {config.epochs} epochs; {probe.labels[1] - probe.labels[0]:,} "
         f"labels, {probe.epochs} epochs; {len(data.test):,} test images. Ours in {config.precision}. Scaled from "
-        f"medians of {rounds} interleaved rounds, {images:,} images each{in_full}"
+        f"medians of {rounds} interleaved rounds{in_full}"
     )
     return Result(environment(["torch", "torchvision", "pillow"]), setting, rows, ratios).show()
 
