@@ -1,1 +1,1 @@
-"""SimCLR: model, loss, data, training, evaluation. The report around it is the package labreport."""
+"""SimCLR: views, model, loss, training, evaluation; data and scale beside them."""

@@ -1,7 +1,7 @@
-"""One training on several processes (`torchrun`), one a GPU, as if it were one process: every step's images are shared
-out, and loss, gradient, batch normalisation and weights are those of the whole batch.
+"""The processes of one training (`torchrun`), one a GPU: what they share out, sum and broadcast.
 
-Process 0 leads: it alone reads and writes the store. All have the same weights, bit by bit, as all take the same steps.
+Process 0 leads: it alone reads and writes files. All have the same weights, bit by bit, as all take
+the same steps.
 Shape letters: n images of the whole batch, D width of z.
 """
 
@@ -9,7 +9,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from simclr_core.errors import UserError
 
-PATIENCE = timedelta(days=1)  # with a leader that waits for another's lock; a process that died is noticed at once
+# With a leader that waits for another's lock; a process that died is noticed at once.
+PATIENCE = timedelta(days=1)
 
 
 class PeerLost(UserError):
@@ -30,47 +31,51 @@ class PeerLost(UserError):
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def _with_peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):  # a signal's, raised wherever this process is: not a peer's end
+        if "DataLoader worker" in str(error):  # a signal's, raised wherever this process is
             raise
-        raise PeerLost("another process of this training has ended; the same command goes on from the last "
-                       "checkpoint") from error  # fmt: skip
+        raise PeerLost("another process of this training has ended; "
+                       "the same command goes on from the last checkpoint") from error  # fmt: skip
 
 
 def _sum_over_processes(tensor: Tensor) -> Tensor:
     """In place."""
-    with _together():
+    with _with_peers():
         dist.all_reduce(tensor)
     return tensor
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Every process goes on with the sum, so the gradient of a summand is the sum of their gradients."""
+    """All go on with the sum, so that a summand's gradient is the sum of all gradients.
+
+    torch.distributed.nn has the same, deprecated without a public successor.
+    """
 
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
         return _sum_over_processes(tensor.clone())
 
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return _sum_over_processes(gradient.clone())
+    backward = forward
 
 
-class _SyncBatchNorm(_BatchNorm):
-    """Batch normalisation by the statistics of all processes' rows together; torch's nn.SyncBatchNorm needs a GPU."""
+class SyncBatchNorm(_BatchNorm):
+    """Batch normalisation by the statistics of all processes' rows together, on CPUs and GPUs."""
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
+    def __init__(self, norm: _BatchNorm):
+        """In the place of `norm`: its parameters and buffers themselves."""
+        super().__init__(norm.num_features, norm.eps, norm.momentum, device="meta")
+        self._parameters, self._buffers = norm._parameters, norm._buffers
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(x)
+            learned = self.running_mean, self.running_var, self.weight, self.bias
+            return nn.functional.batch_norm(x, *learned, eps=self.eps)
         axes, shape = [k for k in range(x.ndim) if k != 1], (-1, *[1] * (x.ndim - 2))
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        rows = wide.new_full((1,), x.numel() // x.shape[1])  # of this process; pixels count as rows
+        rows = wide.new_full((1,), x.numel() // x.shape[1])  # of this process; pixels count
         total = _SumOverProcesses.apply(torch.cat([wide.sum(axes), rows]))
         mean, rows = total[:-1] / total[-1], total[-1]
         centred = wide - mean.view(shape)
@@ -83,6 +88,15 @@ class _SyncBatchNorm(_BatchNorm):
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
+def synchronise(network: nn.Module) -> nn.Module:
+    """The network with SyncBatchNorm for its batch normalisation; same weights, same names."""
+    if isinstance(network, _BatchNorm):
+        return SyncBatchNorm(network)
+    for name, child in network.named_children():
+        setattr(network, name, synchronise(child))
+    return network
+
+
 @dataclass(frozen=True)
 class Share:
     """The part of a batch that one process works on."""
@@ -92,10 +106,10 @@ class Share:
     sizes: list[int]  # how many of them are in each chunk of the batch (gradient caching)
 
     def gather(self, z_i: Tensor, z_j: Tensor) -> tuple[Tensor, Tensor]:
-        """z of all processes' images, each (n, D), in the batch's order; they themselves if this process has them all.
+        """z of all processes' images, each (n, D), in the batch's order.
 
-        The gradient of this process's rows goes on into its network, the other rows are constants here: each process
-        computes the whole loss, so its gradient by its own rows is complete, as anchors and as others' negatives.
+        Only this process's rows carry a gradient. That is complete, as each process computes the
+        whole loss: by its rows as anchors and as the others' negatives.
         """
         if len(self.rows) == self.n:
             return z_i, z_j
@@ -112,7 +126,7 @@ class Processes:
 
     rank: int = 0
     count: int = 1
-    batch_norm_sync: bool = True  # statistics of the whole batch; else each process's own, which gives other numbers
+    batch_norm_sync: bool = True  # or each process by its own statistics, which moves numbers
 
     @classmethod
     def start(cls, batch_norm_sync: bool = True) -> "Processes":
@@ -121,13 +135,13 @@ class Processes:
         if count > 1:
             end_with_parent()
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            with _together():
+            with _with_peers():
                 dist.init_process_group(backend, timeout=PATIENCE)
         return cls(rank, count, batch_norm_sync or count == 1)
 
     @staticmethod
     def end() -> None:
-        """Without it a thread of torch's may still run while Python ends, which then aborts now and then."""
+        """Or a thread of torch's may still run while Python ends, which then aborts at times."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -135,55 +149,28 @@ class Processes:
         """For provenance.json: the number of processes is not part of a run's identity."""
         return {"count": self.count, "batch_norm_sync": self.batch_norm_sync}
 
-    def share(self, chunks: Sequence[Tensor]) -> Share:
-        """Every process's part of each chunk, as even as can be; a batch is cut into chunks of rows.
-
-        Raises: UserError where a process's own batch normalisation would have fewer than two images.
-        """
-        parts = [chunk.tensor_split(self.count) for chunk in chunks]
-        least = min(len(part) for chunk in parts for part in chunk)
-        if least < 2 and not self.batch_norm_sync:
-            raise UserError(f"{self.count} processes with batch normalisation of their own need two images each at "
-                            f"every step, one would get {least}; take fewer, or --batch-norm-sync")  # fmt: skip
-        own = [chunk[self.rank] for chunk in parts]
-        return Share(sum(map(len, chunks)), torch.cat(own), [len(part) for part in own])
-
-    def synchronise(self, network: nn.Module, device: str) -> nn.Module:
-        """The network with batch normalisation over all processes (unless switched off); same weights, same names."""
-        if self.count == 1 or not self.batch_norm_sync:
-            return network
-        if device == "cuda":
-            return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.__class__ = _SyncBatchNorm  # same state, another forward
-        return network
-
     def sum_gradients(self, *modules: nn.Module) -> None:
-        """A sum, not a mean: each process has the gradient of the whole batch's mean loss by way of its own images."""
+        """A sum, not a mean: each has the whole loss's gradient by way of its own images."""
         if self.count == 1:
             return
         gradients = [p.grad for module in modules for p in module.parameters()]
         summed = _sum_over_processes(torch.cat([g.flatten() for g in gradients]))
-        for gradient, part in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+        parts = summed.split([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def tell(self, message: Any) -> None:
-        """The leader's word to all others, who wait for it in `told`."""
+    def broadcast(self, message: Any = None) -> Any:
+        """The leader's message, to all; the others wait for it here."""
+        messages = [message]
         if self.count > 1:
-            with _together():
-                dist.broadcast_object_list([message])
+            with _with_peers():
+                dist.broadcast_object_list(messages)
+        return messages[0]
 
-    def meet(self) -> None:
-        """Wait until all are here."""
+    def barrier(self) -> None:
+        """Wait until all are here; on the CPU, whatever they train on."""
         if self.count > 1:
             _sum_over_processes(torch.zeros(1))
-
-    def told(self) -> Any:
-        box = [None]
-        with _together():
-            dist.broadcast_object_list(box)
-        return box[0]
 
 
 ALONE = Processes()

@@ -1,0 +1,52 @@
+"""Digests of the project's own code: of each module that a computation imports.
+
+Comments, docstrings, formatting and the words of errors do not count; all else does.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parents[2]
+ROOTS = {"simclr_core": HERE, "labreport": HERE / "reports"}
+WITHOUT_NUMBERS = ("simclr_core.errors", "simclr_core.data.source")
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def text_digest(text: str) -> str:
+    """Of Python source, as 12 hex digits. Raises: SyntaxError."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise):
+            node.exc = node.cause = None
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [part for part in node.body if not _is_docstring(part)]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+
+
+def code_digests(*entries: str) -> dict[str, str]:
+    """Module -> digest: of these, and of all that those of simclr_core import, however far."""
+    found, waiting = {}, list(entries)
+    while waiting:
+        module = waiting.pop()
+        place = ROOTS.get(module.partition(".")[0], Path("/dev/null")) / module.replace(".", "/")
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if module not in (*found, *WITHOUT_NUMBERS) and path.is_file():
+                found[module], imported = _read(path, path.stat().st_mtime_ns)
+                waiting += imported if module.startswith("simclr_core.") else []
+    return dict(sorted(found.items()))
+
+
+@cache
+def _read(path: Path, modified: int) -> tuple[str, list[str]]:
+    """A file's digest and all that it may import; read again once it has been modified."""
+    text, imported = path.read_text(encoding="utf-8"), []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module, names = getattr(node, "module", None), [alias.name for alias in node.names]
+            imported += [module, *(f"{module}.{name}" for name in names)] if module else names
+    return text_digest(text), imported
