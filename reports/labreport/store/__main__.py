@@ -1,0 +1,5 @@
+import sys
+
+from labreport.store.command import main
+
+sys.exit(main())
