@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # The one entry point: makes the environment, then hands over to labreport's runner. ./run_all.sh --help
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+{ true 3>&1; } 2>/dev/null || exec >/dev/null # closed by the caller: the next file opened would be written to instead
+true 3>&2 || exec 2>/dev/null
+script=$(readlink -f -- "${BASH_SOURCE[0]}") # the checkout's own, when it is called through a link
+root=${script%/*}
 venv=$root/.venv
 log=$root/.run_all.log
 
 fail() { echo "error: $*" >&2; exit 2; }
+
+[[ $root != *:* ]] || fail "$root has a colon in it, where Python's search path ends: move or rename that folder"
 
 has_dependencies() { # python, extras: does this environment have everything pyproject.toml asks for?
     "$1" "$root/reports/labreport/environment.py" "${@:2}"
@@ -49,7 +54,7 @@ elif [ -n "$active" ] && [ -x "$active/bin/python" ] && has_dependencies "$activ
     python=$active/bin/python
 else
     if command -v flock >/dev/null; then # two calls at once: the second waits until the environment is there
-        exec 9<"${BASH_SOURCE[0]}"
+        exec 9<"$script"
         flock 9
     fi
     make_environment
@@ -58,4 +63,4 @@ else
 fi
 # This checkout's packages, whatever other checkout an active environment may have installed.
 export PYTHONPATH="$root:$root/reports${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" -m labreport "$@"
+exec "$python" -P -m labreport "$@" # -P: not what lies in the current folder, another checkout perhaps

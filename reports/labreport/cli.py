@@ -4,6 +4,7 @@ Only the standard library is imported before the options are known to be good, s
 """
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from labreport.project import Project, unknown
 from simclr_core.errors import UserError, in_one_line
 
-COMMANDS = ("report", "test", "lab", "run", "compare", "update-references")
+COMMANDS = ("report", "test", "lab", "run", "compare", "adopt", "update-references")
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = """Run the notebooks and render reports/<profile>/report.html and report.pdf.
 
@@ -27,6 +28,8 @@ DESCRIPTION = """Run the notebooks and render reports/<profile>/report.html and 
                                    more; for job arrays (docs/scaling.md), with the same options as --list
   ./run_all.sh compare A B         two finished reports (their folders): what differs, which numbers moved, and
                                    whether beyond noise; takes no option
+  ./run_all.sh adopt               after a refactoring: make a sample of the stored runs again and, if all of it
+                                   agrees, keep the store; takes --data only
   ./run_all.sh update-references   make nbval's references anew and list the numbers that moved
 """
 
@@ -90,6 +93,8 @@ def _check_words(command: str, words: Sequence[str], given: Sequence[str]) -> No
     if command == "run" and len(words) != 1:
         raise UserError(f"run takes one run, got {len(words)} ({', '.join(words) or 'none'}): give its number in "
                         "--list or its folder's name, such as ./run_all.sh run 3 --profile full")  # fmt: skip
+    if command == "adopt" and (others := [word for word in given if not word.startswith("--data")]):
+        raise UserError(f"{others[0]} makes no sense with adopt, which takes --data only: leave it out")
     if command == "compare" and given:
         raise UserError(f"{given[0]} makes no sense with compare, which reads two finished reports: leave it out")
     if command == "compare" and len(words) != 2:
@@ -135,9 +140,13 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        print("error: nobody reads the output any more: stopped; what is finished is kept", file=sys.stderr)
+        return 2
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(in_one_line(f"error: {error.strerror or error}{where}"), file=sys.stderr)
+        advice = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        print(in_one_line(f"error: {error.strerror or error}{where}{advice}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -188,6 +197,11 @@ def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path)
     with environment(data_environment(options.data, root)):
         if options.command == "update-references":
             return update_references(project, Reporter())
+        if options.command == "adopt":
+            from labreport.adopt import adopt
+
+            adopt(Path(os.environ.get("SIMCLR_RUNS") or root / "runs"))
+            return 0
         from labreport import session
 
         prepared = session.prepare(project, options)

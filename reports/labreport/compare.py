@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from labreport.finished_report import Entry, FinishedReport, explain, read_finished_report
-from labreport.statistics import CONFIDENCE, MINUS, Seeded, summarise, unpaired_difference
+from labreport.science.statistics import CONFIDENCE, MINUS, Seeded, summarise, unpaired_difference
 from labreport.text import align_columns, clean_terminal_text, wrap_lines
 
 VERDICTS = BEYOND, CANNOT_TELL, WITHIN, SAME = "beyond noise", "cannot tell", "within noise", "same"

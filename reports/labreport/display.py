@@ -86,7 +86,7 @@ def _write(name: str, content: Callable[[], bytes]) -> None:
     folder = os.environ.get("LABREPORT_OUTPUT")
     if not folder:
         return
-    from simclr_core.runs import write_atomically
+    from simclr_core.data.files import write_atomically
 
     write_atomically(Path(folder, name), content())
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import simclr_core
 from labreport.parameters import read_notebook
+from labreport.store.files import file_sha256, read_json, write_json
+from labreport.store.provenance import provenance
+from simclr_core.data.files import set_aside, write_atomically
 from simclr_core.errors import StoreError
-from simclr_core.runs import file_sha256, provenance, read_json, set_aside, write_atomically, write_json
 
 PACKAGES = (Path(simclr_core.__file__).parent, Path(__file__).parent)
 LIBRARIES = ("papermill", "ipykernel", "matplotlib", "pandas", "scipy")  # beside those in provenance()

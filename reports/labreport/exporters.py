@@ -4,6 +4,7 @@ Work on the notebook's content is in `weave`; here are the templates' surroundin
 """
 
 import base64
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from labreport.merge import Front, Section, merge
 from labreport.scratch import scratch_folder
 from labreport.text import breakable, typst_string, wrap_lines
 from labreport.weave import weave
-from simclr_core.errors import UserError
-from simclr_core.runs import write_atomically
+from simclr_core.data.files import write_atomically
+from simclr_core.errors import StoreError, UserError
 
 TEXT_COLUMNS, CODE_COLUMNS = 90, 106  # monospaced characters on a line of the PDF, of outputs and of code
 CJK_FONTS = ("Noto Serif CJK SC", "Noto Sans CJK SC", "Source Han Serif SC", "Noto Serif SC", "Noto Sans SC")
@@ -32,9 +33,24 @@ def render(sections: list[Section], front: Front, output: Path) -> tuple[Path, P
     html, _ = LabReportHTMLExporter().from_notebook_node(notebook)
     pdf, _ = LabReportPDFExporter().from_notebook_node(notebook)
     paths = output / "report.html", output / "report.pdf"
-    for path, content in zip(paths, (html.encode(), pdf), strict=True):
-        write_atomically(path, content)
+    _write_together(dict(zip(paths, (html.encode(), pdf), strict=True)))
     return paths
+
+
+def _write_together(contents: Mapping[Path, bytes]) -> None:
+    """All files or none: nothing is replaced before everything is on the disk. Raises: StoreError."""
+    written = {path.with_name(f".{path.name}.new"): path for path in contents}
+    try:
+        for path in contents:
+            if path.is_dir():
+                raise StoreError(f"{path} is a folder: move it away")
+        for new, path in written.items():
+            write_atomically(new, contents[path])
+        for new, path in written.items():
+            new.replace(path)
+    finally:
+        for new in written:
+            new.unlink(missing_ok=True)
 
 
 class WeavePreprocessor(Preprocessor):

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from labreport.glyphs import families_for
-from labreport.statistics import Difference, Seeded, interval_of_mean, summarise
+from labreport.science.statistics import Difference, Seeded, interval_of_mean, summarise
 
 WIDTH = 6.3
 INCHES_PER_CHARACTER = 0.07  # of 8-point text, about

@@ -1,12 +1,12 @@
 """A finished report's results.json, read to be compared: its numbers, and what is recorded of how they were made."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labreport.results import read_report_results
 from simclr_core.errors import UserError
 
 SAID_ELSEWHERE = ("reduced", "stand_in_for", "threads")  # parameters that results.json also holds as facts of their own
@@ -22,9 +22,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishedReport:
-    """Measures and series by key. facts: notebook -> label -> text; failed: notebook -> what stopped it."""
+    """Measures and series by key. facts: notebook -> label -> text; failed: notebook -> what stopped it; finished:
+    whether the call that made it came to its end."""
 
     profile: str
+    finished: bool
     failed: dict[str, str]
     facts: dict[str, dict[str, str]]
     measures: dict[str, Entry]
@@ -39,11 +41,12 @@ def read_finished_report(given: str) -> FinishedReport:
         raise UserError(
             f"report {given!r}: {missing}; give a report's folder such as reports/quick, or its results.json"
         )
+    content = read_report_results(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         notebooks = content["notebooks"]
         return FinishedReport(
             str(content["profile"]),
+            bool(content["finished"]),
             {name: " ".join(error.split()) for name, error in content["failed"].items()},
             {name: _facts(result) for name, result in notebooks.items()},
             _entries(notebooks, "measures", _number),
@@ -107,6 +110,8 @@ def explain(a: FinishedReport, b: FinishedReport) -> list[str]:
         f"  {label:<{width}}  {before} -> {after}" + (f"  ({', '.join(names)})" if names != both else "")
         for (label, before, after), names in found.items()
     ]
+    lines += [f"  {letter} is not finished: the call that made it was stopped"
+              for letter, report in (("A", a), ("B", b)) if not report.finished]  # fmt: skip
     for name in sorted({*a.facts, *b.facts, *a.failed, *b.failed}):
         for letter, report in (("A", a), ("B", b)):
             if name in report.failed:

@@ -11,7 +11,7 @@ from labreport.progress import in_words
 
 
 class LiveCurve:
-    """A progress callback for simclr_core.pretrain; one output a run, replaced after each epoch."""
+    """A progress callback for labreport.store.pretrain; one output a run, replaced after each epoch."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from labreport.blocks import Fragment
 from labreport.scratch import scratch_folder
+from labreport.text import how_it_ended
 from simclr_core.errors import UserError
 
 # Jupyter's Markdown, as near as pandoc comes. "@word" is no citation, raw HTML stays text, raw TeX is kept to
@@ -102,6 +103,9 @@ def _pandoc(*arguments: str, stdin: str = "", cwd: Path | None = None) -> str:
     options = ["--wrap=none", "--syntax-highlighting=none", "--fail-if-warnings"]
     command = [pypandoc.get_pandoc_path(), *options, *arguments]
     done = subprocess.run(command, input=stdin.encode(), capture_output=True, cwd=cwd, check=False)
+    if done.returncode < 0:
+        raise UserError(f"pandoc was {how_it_ended(done.returncode)} while the report was rendered: if memory ran out, "
+                        "give it more and run the same command again")  # fmt: skip
     if done.returncode:
         raise PandocError(_first_warning(done.stderr.decode()))
     return done.stdout.decode()

@@ -45,7 +45,8 @@ def plan_runs(path: Path, parameters: Mapping[str, Any], store: Path) -> list[Pl
     cells = [cell for cell in read_notebook(path).cells if any(has_tag(cell, tag) for tag in TAGS)]
     if not any(has_tag(cell, "plan") for cell in cells):
         return []
-    from simclr_core.runs import find_run, run_name
+    from labreport.store.identity import run_name
+    from labreport.store.runs import find_run
 
     runs = {}
     with working_in(path.parent):
@@ -53,8 +54,8 @@ def plan_runs(path: Path, parameters: Mapping[str, Any], store: Path) -> list[Pl
         for config in namespace["plan"].values():
             data = data_of(config, namespace["data"])
             for seeded in (replace(config, seed=seed) for seed in namespace["seeds"]):
-                name = run_name(seeded, data.fingerprint)
-                stored = find_run(seeded, data.fingerprint, store) is not None
+                name = run_name(seeded, data)
+                stored = find_run(seeded, data, store) is not None
                 keep = tuple(epoch for epoch in namespace.get("keep_epochs", ()) if epoch < seeded.epochs)
                 runs[name] = PlannedRun(name, seeded, data, stored, keep)
     return list(runs.values())
@@ -107,7 +108,7 @@ NETWORK = ("encoder", "width", "stem", "precision", "device", "micro_batch")  # 
 
 def costs(runs: Iterable[PlannedRun]) -> dict[str, Cost]:
     """Run name -> cost here. A few steps of each network are timed; runs of the same network go by their FLOP."""
-    from simclr_core.pretrain import estimate_seconds, pretrain_flops
+    from labreport.cost import estimate_seconds, pretrain_flops
 
     rates: dict[tuple, float] = {}  # FLOP/s
     answer = {}

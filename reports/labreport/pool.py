@@ -48,6 +48,7 @@ class Computation:
     keep: Mapping[str, list[int]]
     cost: Mapping[str, Cost]
     reporter: Reporter
+    items: dict[str, dict] = field(default_factory=dict)  # run -> what its worker is told
     waiting: list[PlannedRun] = field(default_factory=list)
     running: dict[Future, tuple[PlannedRun, float]] = field(default_factory=dict)  # and when it was started
     deaths: Counter = field(default_factory=Counter)
@@ -56,9 +57,13 @@ class Computation:
     needed: float = 0.0  # seconds, by them
 
     def run(self, runs: Iterable[PlannedRun]) -> dict[str, str]:
-        """Compute what is not stored, the longest first and each once; returns `failed`. One failure stops no other."""
-        missing = {run.name: run for run in runs if not run.stored}.values()
-        self.waiting = sorted(missing, key=lambda run: self.cost[run.name].petaflop, reverse=True)
+        """Compute what is not stored, the longest first and each once; returns `failed`. One failure stops no other.
+
+        Raises: UserError, before any is computed, for a run that no worker can be told of.
+        """
+        missing = {run.name: run for run in runs if not run.stored}
+        self.items = {name: work_item(run, self.keep.get(name, ()), self.store) for name, run in missing.items()}
+        self.waiting = sorted(missing.values(), key=lambda run: self.cost[run.name].petaflop, reverse=True)
         try:
             while self.waiting or self.running:
                 while self.waiting and len(self.running) < max(1, self.workers.slots()):
@@ -72,7 +77,7 @@ class Computation:
         return self.failed
 
     def _start(self, run: PlannedRun) -> None:
-        future = self.workers.submit(work_item(run, self.keep.get(run.name, ()), self.store))
+        future = self.workers.submit(self.items[run.name])
         self.running[future] = run, time.monotonic()
         self.reporter.say(f"{run.name}: started, {len(self.waiting)} waiting")
 
@@ -99,9 +104,9 @@ class Computation:
 
     def _missing(self, run: PlannedRun) -> str:
         """A worker says that it is done: the run must be in the store as it is seen from here."""
-        from simclr_core.runs import find_run
+        from labreport.store.runs import find_run
 
-        found = find_run(run.config, run.data.fingerprint, self.store)
+        found = find_run(run.config, run.data, self.store)
         return "" if found else f"its worker is done, but it is not in {self.store}, which all machines must share"
 
     def _left(self) -> str:

@@ -18,7 +18,7 @@ from labreport.pool import WorkerDied
 from labreport.progress import Reporter
 from labreport.worker import DONE, ERROR, PROGRESS
 from simclr_core.errors import UserError
-from simclr_core.streaming import decoders
+from simclr_core.scale.streaming import decoders
 
 
 class Processes:

@@ -1,13 +1,14 @@
 """README's numbers, taken from the committed reference report: `python -m labreport.readme` writes them anew."""
 
-import json
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from labreport.report import results_table
-from labreport.summary import results_frame
+from labreport.results import read_report_results
+from labreport.science.summary import results_frame
+from simclr_core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "reports/reference"
@@ -15,7 +16,9 @@ REFERENCE = ROOT / "reports/reference"
 
 def blocks(report: Path) -> dict[str, str]:
     """Marker -> Markdown between `<!-- marker:start -->` and `<!-- marker:end -->`."""
-    content = json.loads((report / "results.json").read_text(encoding="utf-8"))
+    content = read_report_results(report / "results.json")
+    if not content["finished"]:
+        raise UserError(f"{report} was not finished: make it again")
     origin = next(iter(content["notebooks"].values()))["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     frame = results_frame(content["notebooks"])

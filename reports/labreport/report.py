@@ -1,6 +1,5 @@
 """The finished report: sections and title page for the exporters, the results table for the terminal."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from labreport.exporters import Front, Section, render
 from labreport.parameters import read_notebook
 from labreport.profiles import Profile
 from labreport.project import is_summary
+from labreport.results import read_report_results
 from labreport.runner import Job
+from labreport.science.summary import results_frame
 from labreport.stand_ins import banner
-from labreport.summary import results_frame
 from labreport.text import align_columns
 
 DEFAULT_TITLE = "SimCLR: a lab report that rebuilds itself"
@@ -28,7 +28,7 @@ def make_report(
         errors: notebook -> "" or what stopped it, in reading order.
         recorded: provenance of a report whose stored runs are rendered (--from), or {}.
     """
-    from simclr_core.runs import provenance
+    from labreport.store.provenance import provenance
 
     here = provenance()
     unknown = here["commit"] == "unknown"
@@ -80,14 +80,14 @@ def _facts(job: Job, profile: Profile, here: dict, recorded: dict) -> dict[str, 
 
 def _data_sources(output: Path) -> list[str]:
     """One line per data set that the notebooks' results name, in order."""
-    content = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    content = read_report_results(output / "results.json")
     records = [record for result in content["notebooks"].values() for record in result.get("data", [])]
     return list(dict.fromkeys(f"{record['name']} ({record['source']})" for record in records))
 
 
 def results_table(output: Path) -> str:
     """The summary's main results as text, columns aligned; a hint at results.json where there are none."""
-    content = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    content = read_report_results(output / "results.json")
     frame = results_frame(content["notebooks"])[["quantity", "accuracy (%)", "n", "data", "setting"]]
     if frame.empty:
         return f"  no main result among these notebooks; every measure is in {output / 'results.json'}"

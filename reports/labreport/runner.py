@@ -16,7 +16,9 @@ from labreport.parameters import notebook_defaults
 from labreport.progress import Reporter, Watched, in_words
 from labreport.project import Project, is_summary
 from labreport.scratch import scratch_folder
-from simclr_core.data import one_at_a_time
+from labreport.store.files import read_json, write_json
+from labreport.store.provenance import provenance
+from simclr_core.data.files import one_at_a_time
 
 TICK_SECONDS = 0.25
 
@@ -113,7 +115,9 @@ def _watched(job: Job, name: str, scratch: Path, runs_to_train: int) -> Watched:
     events = scratch / f"{name}.events"
     environment = job.kernel_environment(name, events)
     source, target = job.project.notebook(name), Executed(job.output, name).path
-    return Watched(name, Execution(source, target, job.parameters[name], environment, scratch), events, runs_to_train)
+    results = None if is_summary(name) else Executed(job.output, name).results
+    execution = Execution(source, target, job.parameters[name], environment, scratch, results)
+    return Watched(name, execution, events, runs_to_train)
 
 
 def _execute_all(
@@ -147,19 +151,18 @@ def _execute_all(
 
 
 def merged_results(output: Path) -> dict[str, dict]:
-    """Notebook -> its results JSON, seeds as text."""
+    """Notebook -> its results JSON, seeds as text. Raises: StoreError for a damaged file."""
     paths = sorted((output / "results").glob("[!.]*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.stem: read_json(path) for path in paths}
 
 
-def write_results(job: Job, errors: Mapping[str, str]) -> None:
+def write_results(job: Job, errors: Mapping[str, str], finished: bool = False) -> None:
     """`<output>/results.json`: every notebook's results, which notebooks failed, profile and provenance.
 
-    Written before the summary, too, which finds there what failed.
+    Written before the notebooks and the summary, too, which finds there what failed; `finished` once there is a report
+    of it, so that what a call leaves that was stopped says so.
     """
-    from simclr_core.runs import provenance, write_atomically
-
     failed = {name: error for name, error in errors.items() if error}
-    content = {"notebooks": merged_results(job.output), "failed": failed, "profile": job.output.name,
-               "provenance": provenance()}  # fmt: skip
-    write_atomically(job.output / "results.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    content = {"notebooks": merged_results(job.output), "failed": failed, "finished": finished,
+               "profile": job.output.name, "provenance": provenance()}  # fmt: skip
+    write_json(job.output / "results.json", content)

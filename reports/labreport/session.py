@@ -2,7 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from labreport.profiles import Profile, choose_parameters, load_profile, select_
 from labreport.progress import Reporter
 from labreport.project import Project
 from labreport.ray_cluster import RayCluster, require_ray
-from labreport.runner import Job, execute_notebooks, only_one, stale_notebooks
+from labreport.runner import Job, execute_notebooks, only_one, stale_notebooks, write_results
 from labreport.stand_ins import banner, settle_data
 from labreport.stored_report import StoredReport, read_stored_report
 from simclr_core.errors import UserError
@@ -119,10 +121,23 @@ def _plans(job: Job, names: list[str]) -> Plans:
     plans: Plans = {}
     for name in names:
         try:
-            plans[name] = plan_runs(job.project.notebook(name), job.parameters[name], job.store)
+            with _leaving_raises():
+                plans[name] = plan_runs(job.project.notebook(name), job.parameters[name], job.store)
         except PlanFailure as failure:
             plans[name] = failure
+        except SystemExit as left:
+            plans[name] = PlanFailure(f"its setup or plan cell leaves the notebook (SystemExit {left.code or ''})")
     return plans
+
+
+@contextmanager
+def _leaving_raises() -> Iterator[None]:
+    """A plan is made in this process: a cell that ends it would end the call, without a report and with any status."""
+    leave, os._exit = os._exit, sys.exit
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def run_one(prepared: Prepared, word: str) -> int:
@@ -163,6 +178,7 @@ def make(prepared: Prepared, fresh: bool = False) -> int:
 
         reporter.say("rendering the report")
         paths = make_report(job, prepared.profile, errors, prepared.source.provenance if prepared.source else {})
+        write_results(job, errors, finished=True)
         reporter.say("\n".join([results_table(job.output), *map(str, paths)]))
     failed = [name for name, error in errors.items() if error]
     if failed:
@@ -188,13 +204,15 @@ def _announce(prepared: Prepared, reporter: Reporter) -> None:
     if job.from_store:
         reporter.say(f"from the stored runs in {job.store}: nothing is trained, no data are read; "
                      f"the report goes to {job.output}")  # fmt: skip
+    if prepared.source and not prepared.source.finished:
+        reporter.say("the call that made that report was stopped: it may lack notebooks")
     if warning := banner(job.parameters):
         reporter.say(warning)
 
 
 def _set_runs_aside(job: Job, reporter: Reporter) -> None:
     """--fresh: move the runs of these notebooks to <store>/.set-aside-<n>/ and forget their executed forms."""
-    from simclr_core.runs import writer_lock
+    from labreport.store.runs import writer_lock
 
     plans = _plans(job, list(job.parameters))
     if failures := [f"{name}: {plan}" for name, plan in plans.items() if isinstance(plan, PlanFailure)]:

@@ -1,22 +1,24 @@
 """--from DIR: a report made elsewhere, rendered again from its stored runs."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from labreport.executed import hash_files
+from labreport.results import read_report_results
 from simclr_core.errors import UserError
 
 
 @dataclass(frozen=True)
 class StoredReport:
-    """store: its run store; profile, parameters (notebook -> parameter -> value) and provenance as recorded there."""
+    """store: its run store; profile, parameters (notebook -> parameter -> value) and provenance as recorded there;
+    finished: whether the call that wrote them came to its end."""
 
     store: Path
     profile: str | None = None
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    finished: bool = True
 
     def fingerprint(self) -> str:
         """Over everything in the store that a report reads, weights apart."""
@@ -36,12 +38,13 @@ def read_stored_report(folder: Path) -> StoredReport:
     results = folder / "results.json"
     if not results.is_file():
         return StoredReport(store.absolute())
+    content = read_report_results(results)
     try:
-        content = json.loads(results.read_text(encoding="utf-8"))
         parameters = {name: dict(result["parameters"]) for name, result in content["notebooks"].items()}
         made = content["provenance"]
         texts = [content["profile"], made["commit"], made["device"], *made["versions"], *made["versions"].values()]
         "".join(texts).encode()  # a TypeError for what is no text, a ValueError for what is no UTF-8
-        return StoredReport(store.absolute(), content["profile"], parameters, {**made, "dirty": bool(made["dirty"])})
+        made = {**made, "dirty": bool(made["dirty"])}
+        return StoredReport(store.absolute(), content["profile"], parameters, made, bool(content["finished"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{results} is damaged ({type(error).__name__}: {error}); copy the report anew") from error

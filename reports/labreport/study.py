@@ -16,13 +16,18 @@ import torch
 from labreport.plan import data_of
 from labreport.project import project_root
 from labreport.results import Results
+from labreport.store import pretrain
+from labreport.store.files import read_json
+from labreport.store.identity import label, run_name
+from labreport.store.provenance import provenance
+from labreport.store.recorded import dataset_from_record
+from labreport.store.runs import Run, find_run
 from labreport.text import literal_markdown
-from simclr_core.data import Dataset, dataset_from_record, load_dataset
+from simclr_core.config import PretrainConfig
+from simclr_core.data import Dataset, load_dataset
 from simclr_core.errors import DataNotFound, UserError
 from simclr_core.evaluate import ProbeConfig
 from simclr_core.memory import keep_freed_memory
-from simclr_core.pretrain import PretrainConfig, pretrain
-from simclr_core.runs import Run, config_record, find_run, provenance, read_json, run_name
 
 Seeds = dict[int, Run]
 
@@ -99,8 +104,8 @@ class Lab:
             wanted, found = {epoch for epoch in keep_epochs if epoch <= config.epochs}, 0
             for seed in seeds:
                 seeded = replace(config, seed=seed)
-                stored = find_run(seeded, images.fingerprint, self.store) is not None
-                keep = sorted(wanted.union(for_others.get(run_name(seeded, images.fingerprint), ())))
+                stored = find_run(seeded, images, self.store) is not None
+                keep = sorted(wanted.union(for_others.get(run_name(seeded, images), ())))
                 progress = _progress()
                 if devices > 1 and not (stored and not keep) and not images.recorded:
                     pretrain_on(devices, seeded, self.store, keep, progress)
@@ -109,7 +114,7 @@ class Lab:
                 self._runs.add(run.name)
                 found += stored
             listed = ", ".join(map(str, seeds))
-            print(f"{name}: {config.label()}, seed {listed}; {found} of {len(seeds)} found in the store")
+            print(f"{name}: {label(config)}, seed {listed}; {found} of {len(seeds)} found in the store")
         return runs
 
     def export_encoder(self, run: Run, name: str) -> str:
@@ -120,13 +125,15 @@ class Lab:
         run.export_encoder(path)
         return f"The encoder is in `encoders/{path.name}` beside this report; these lines load it (docs/encoder.md):"
 
-    def measure(self, key: str, values: Mapping[int, float], what: str, unit: str = "fraction", figure: str = ""):
+    def measure(self, key: str, values: Mapping[int, float], what: str, unit: str = "fraction", figure: str = "",
+                setting: Mapping[str, float] | None = None, reduced: str | None = None) -> None:  # fmt: skip
         """Record one value a seed for the results JSON (labreport.results)."""
-        self._recorded.append((Results.measure, key, values, unit, what, figure))
+        self._recorded.append((Results.measure, key, values, unit, what, figure, setting, reduced))
 
-    def series(self, key: str, values: Mapping[int, Sequence[float]], what: str, unit: str = "nats", figure: str = ""):
+    def series(self, key: str, values: Mapping[int, Sequence[float]], what: str, unit: str = "nats", figure: str = "",
+               setting: Mapping[str, float] | None = None, reduced: str | None = None) -> None:  # fmt: skip
         """Record one list a seed for the results JSON."""
-        self._recorded.append((Results.series, key, values, unit, what, figure))
+        self._recorded.append((Results.series, key, values, unit, what, figure, setting, reduced))
 
     def finish(self) -> None:
         """Write the results JSON beside the report ($LABREPORT_OUTPUT); by hand, without a report, only say so."""
@@ -148,17 +155,17 @@ def pretrain_on(
     """Train a run on several processes of this machine, a GPU each, by torchrun; it ends in the store.
 
     Args:
-        progress: as simclr_core.pretrain.pretrain's.
+        progress: as labreport.store.pretrain's.
     Raises: UserError with the command's own line if it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         path, errors = Path(folder, "run.json"), Path(folder, "errors")
-        path.write_text(json.dumps(config_record(config)))
+        path.write_text(json.dumps(config.record()))
         words = ["--config", path, "--store", store, "--processes", devices, "--events"]
         words += ["--keep-epochs", *keep_epochs] if keep_epochs else []
         environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
         with open(errors, "w") as said, subprocess.Popen(
-            [sys.executable, "-m", "simclr_core.pretrain", *map(str, words)],
+            [sys.executable, "-m", "labreport.store", *map(str, words)],
             env=environment, stdout=subprocess.PIPE, stderr=said, text=True,
         ) as process:  # fmt: skip
             try:
@@ -171,7 +178,7 @@ def pretrain_on(
         status = process.returncode
         if status:
             *_, line = [f"status {status}", *errors.read_text().splitlines()]
-            raise UserError(f"{config.label()} on {devices} processes: {line.removeprefix('error: ')}")
+            raise UserError(f"{label(config)} on {devices} processes: {line.removeprefix('error: ')}")
 
 
 def each_seed(evaluation: Callable, runs: Seeds, data: Dataset, config) -> dict[int, dict]:

@@ -1,6 +1,7 @@
 """Plain text on its way to the terminal, into HTML and Typst: widths, columns, cleaning, quoting."""
 
 import re
+import signal
 import unicodedata
 from collections.abc import Sequence
 
@@ -66,3 +67,10 @@ def literal_markdown(text: str) -> str:
 def breakable(text: str) -> str:
     """Allow line breaks (zero-width spaces) inside long words: hashes, paths, configuration keys."""
     return re.sub(r"\S{20,}", lambda m: re.sub(r"([/_.,:=-]+|[^\W_]{16})(?=\S)", "\\1\u200b", m[0]), text)
+
+
+def how_it_ended(status: int | None) -> str:
+    """In words, a process's exit status as subprocess has it: below zero for a signal."""
+    if status is None:
+        return "nobody knows how"
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"

@@ -10,7 +10,6 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,14 @@ DONE, ERROR, PROGRESS = "done: ", "error: ", "progress: "  # how the lines begin
 
 
 def work_item(run: Any, keep: Iterable[int], store: Path) -> dict[str, Any]:
-    """What a worker is told of a labreport.plan.PlannedRun; JSON types."""
-    return {"run": run.name, "config": asdict(run.config), "data": run.data.name, "fingerprint": run.data.fingerprint,
+    """What a worker is told of a labreport.plan.PlannedRun; JSON types.
+
+    Raises: UserError for a run with parts that a notebook's own code defines.
+    """
+    if parts := run.config.own.parts():
+        raise UserError(f"{run.name} has a part of its own ({', '.join(parts)}), defined in a notebook, where workers "
+                        "cannot read it; leave out --workers and --ray")  # fmt: skip
+    return {"run": run.name, "config": run.config.record(), "data": run.data.name, "fingerprint": run.data.fingerprint,
             "keep": list(keep), "store": str(store)}  # fmt: skip
 
 
@@ -30,8 +35,9 @@ def compute(item: Mapping[str, Any], progress: Callable[[dict], None] | None = N
     """Train the run, or go on with it; returns "" or what the user can mend."""
     import torch
 
+    from labreport.store import pretrain
+    from simclr_core.config import PretrainConfig
     from simclr_core.memory import keep_freed_memory
-    from simclr_core.pretrain import PretrainConfig, pretrain
 
     try:
         config, data = PretrainConfig(**item["config"]), _load(item["data"])
