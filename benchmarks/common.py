@@ -1,21 +1,29 @@
-"""What the benchmarks share: interleaved timing, peak memory, generated images, hardware and versions, the result."""
+"""What the benchmarks share: interleaved timing, peak memory, the step on generated images, the result and where."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_core.runs import cpu_name
+from labreport.store.provenance import cpu_name
+from simclr_core.config import PretrainConfig
+from simclr_core.data import Dataset, Split
+from simclr_core.precision import resolve_device, resolve_precision
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,58 @@ def generated_images(n: int, size: int, channels: int) -> Tensor:
     coarse = F.interpolate(torch.rand(n, channels, 5, 5, generator=generator), size=(size, size), mode="bicubic")
     noise = torch.rand(n, channels, size, size, generator=generator)
     return (0.85 * coarse + 0.15 * noise).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def generated_data(n: int) -> Dataset:
+    split = Split(generated_images(n, 32, 3), torch.zeros(n, dtype=torch.int64))
+    return Dataset("generated", split, split, ("none",), (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), "generated")
+
+
+def step_parser(doc: str, batch: int | None, rounds: int, batch_help: str = "images a step") -> argparse.ArgumentParser:
+    """The options of a benchmark of `step_config`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=batch, help=batch_help)
+    parser.add_argument("--width", type=float, help="of the ResNet-18; default 1 on a GPU, 0.25 on a CPU")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--quick", action="store_true", help="one round of a tiny step, to try it out")
+    return parser
+
+
+def step_config(args: argparse.Namespace, quick_batch: int, gpu_batch: int = 0) -> PretrainConfig:
+    """R1's form on generated images, one step an epoch, by the options of `step_parser`; threads are set.
+
+    Args:
+        gpu_batch: the batch on a GPU where none is given; 0: as on a CPU.
+    """
+    torch.set_num_threads(args.threads)
+    device = resolve_device(args.device)
+    batch, width = args.batch, args.width or (1.0 if device == "cuda" else 0.25)
+    if args.quick:
+        batch, width, args.rounds = quick_batch, 1 / 16, 1
+    elif not batch:
+        batch = gpu_batch if device == "cuda" else 1024
+    return PretrainConfig("generated", (0, batch), "resnet18", width, augmentation="best", head="mlp_bn",
+                          head_hidden=512, head_dim=128, batch_size=batch, epochs=1_000_000,
+                          precision=resolve_precision(args.precision, device), device=device)  # fmt: skip
+
+
+def step_setting(config: PretrainConfig) -> str:
+    return (f"ResNet-18, width {config.width:g}, batch {config.batch_size:,} (two views each), {config.precision} on "
+            f"{config.device}")  # fmt: skip
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def in_a_process_of_its_own(script: str, *words: str) -> Any:
+    """What the script prints, as JSON."""
+    command = [sys.executable, script, *words]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def environment(packages: Sequence[str], device: str = "cpu") -> str:

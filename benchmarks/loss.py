@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from statistics import median
 
 import torch
-from common import environment, interleave, peak_of, speedup
+from common import environment, in_a_process_of_its_own, interleave, peak_of, speedup
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_core.loss import nt_xent_plain, nt_xent_tiled
+from simclr_core.loss import nt_xent_plain
+from simclr_core.tiled_loss import nt_xent_tiled
 
 D, TEMPERATURE = 128, 0.5  # the paper's width of z, and the study's temperature
 SIZES, LARGE = (256, 512, 2048, 4096), (8192, 16384, 32768, 65536)
@@ -104,9 +103,8 @@ def measure_once(name: str, n: int, device: str) -> dict[str, float]:
 
 def measure_apart(name: str, n: int, device: str) -> dict[str, float]:
     """`measure_once` in a process of its own."""
-    command = [sys.executable, __file__, "--once", name, "--sizes", str(n), "--device", device]
-    command += ["--threads", str(torch.get_num_threads())]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    words = ["--once", name, "--sizes", str(n), "--device", device, "--threads", str(torch.get_num_threads())]
+    return in_a_process_of_its_own(__file__, *words)
 
 
 def measure(sizes: Iterable[int], rounds: int, device: str) -> list[dict]:

@@ -28,10 +28,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
 
+from labreport.measure import fit_probe
+from labreport.store import pretrain
+from simclr_core.config import PretrainConfig
 from simclr_core.data import Dataset, Split, load_dataset
 from simclr_core.errors import DataNotFound
-from simclr_core.evaluate import ProbeConfig, fit_probe
-from simclr_core.pretrain import PretrainConfig, pretrain, resolve_precision
+from simclr_core.evaluate import ProbeConfig
+from simclr_core.precision import resolve_precision
 
 SLOW, OURS = "straightforward", "simclr_core"
 
@@ -85,12 +88,12 @@ class Straightforward:
     """The study as a plain script would have it, from the same initial weights as ours."""
 
     def __init__(self, config: PretrainConfig, data: Dataset, images: int, labels: tuple[int, int], scored: int):
-        record, train = data.record(), data.train
+        train = data.train
         self.encoder, self.temperature = build_encoder(), config.temperature
-        weights = config.build_encoder(record).state_dict().values()
+        weights = config.build_encoder(train.images.shape[1:]).state_dict().values()
         self.encoder.load_state_dict(dict(zip(self.encoder.state_dict(), weights, strict=True)))
         self.head = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32))
-        self.head.load_state_dict(config.build_projection_head(record).state_dict())
+        self.head.load_state_dict(config.build_projection_head(128).state_dict())
         self.classifier = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
         self.optimizer = torch.optim.Adam([*self.encoder.parameters(), *self.head.parameters()], lr=0.001)
         self.classifier_optimizer = torch.optim.Adam(self.classifier.parameters(), lr=0.001)

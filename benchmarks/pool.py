@@ -21,16 +21,16 @@ from labreport.plan import Cost, PlannedRun
 from labreport.pool import Computation
 from labreport.processes import Processes
 from labreport.progress import Reporter
+from labreport.store.identity import run_name
+from simclr_core.config import PretrainConfig
 from simclr_core.data import load_dataset
-from simclr_core.pretrain import PretrainConfig
-from simclr_core.runs import run_name
 
 
 def seconds_with(workers: int, configs: Sequence[PretrainConfig]) -> float:
     """Wall time until all of them are in a fresh store."""
     data, reporter = load_dataset("digits"), Reporter(io.StringIO())
     with tempfile.TemporaryDirectory() as store:
-        runs = [PlannedRun(run_name(config, data.fingerprint), config, data, False) for config in configs]
+        runs = [PlannedRun(run_name(config, data), config, data, False) for config in configs]
         cost = {run.name: Cost(0.0, 0.0) for run in runs}
         started = time.perf_counter()
         failed = Computation(Processes(workers, "cpu", reporter), Path(store), {}, cost, reporter).run(runs)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from simclr_core.pretrain import resolve_device
-from simclr_core.runs import provenance
+from labreport.store.provenance import provenance
+from simclr_core.precision import resolve_device
 
 HERE = Path(__file__).parent
 ON_GPU = {

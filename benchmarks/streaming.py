@@ -26,7 +26,7 @@ from common import Result, environment
 from PIL import Image
 
 from simclr_core.data import feed, load_dataset, shuffled
-from simclr_core.pretrain import batches, generator
+from simclr_core.seeds import batches, generator
 
 BATCH, SHARD, CLASSES = 256, 1000, 10
 QUALITY = 90  # of the JPEG files
