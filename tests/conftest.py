@@ -1,4 +1,4 @@
-"""Shared fixtures: a seed for every test, deterministic algorithms, a tiny data set and a tiny run."""
+"""Shared fixtures: a seed for every test, deterministic algorithms, tiny data and a tiny run."""
 
 import os
 
@@ -10,13 +10,15 @@ import pytest
 import torch
 from dead_kernels import pytest_runtest_call  # noqa: F401 (a hook)
 
+from labreport.store import Run, pretrain
+from simclr_core.config import PretrainConfig
 from simclr_core.data import Dataset, Split
-from simclr_core.pretrain import PretrainConfig
 
 
 @pytest.fixture(autouse=True)
-def _seeded_and_deterministic(monkeypatch, tmp_path_factory):
-    for name in ("SIMCLR_RUNS", "LABREPORT_OUTPUT", "LABREPORT_PROGRESS", "LABREPORT_FROM", "LABREPORT_KEEP"):
+def _seeded_and_deterministic(monkeypatch):
+    lab = ("OUTPUT", "PROGRESS", "FROM", "KEEP")
+    for name in ("SIMCLR_RUNS", *(f"LABREPORT_{word}" for word in lab)):
         monkeypatch.delenv(name, raising=False)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -27,7 +29,7 @@ def _seeded_and_deterministic(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def tiny_data() -> Dataset:
-    """120 training and 40 test images of 12 x 12 grey pixels in 4 classes; the class is the bright quadrant."""
+    """120 training and 40 test images, 12 x 12 grey pixels, 4 classes: which quadrant is bright."""
     generator = torch.Generator().manual_seed(7)
 
     def split(n: int) -> Split:
@@ -38,9 +40,15 @@ def tiny_data() -> Dataset:
             images[k, row : row + 6, column : column + 6] += 150
         return Split(images, labels)
 
-    return Dataset("tiny", split(120), split(40), ("a", "b", "c", "d"), (0.3,), (0.25,), "made for the tests")
+    return Dataset("tiny", split(120), split(40), tuple("abcd"), (0.3,), (0.25,), "made for tests")
 
 
 @pytest.fixture
 def tiny_config() -> PretrainConfig:
-    return PretrainConfig(dataset="tiny", images=(0, 100), augmentation="r2_two_views", batch_size=32, epochs=3)
+    return PretrainConfig("tiny", (0, 100), augmentation="r2_two_views", batch_size=32, epochs=3)
+
+
+@pytest.fixture
+def run(tiny_config, tiny_data, tmp_path) -> Run:
+    """A finished run, encoder-0001 kept."""
+    return pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,))

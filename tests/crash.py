@@ -35,24 +35,24 @@ HIDDEN = ("SIMCLR_DATA", "SIMCLR_RUNS", "SIMCLR_CACHE", "LABREPORT_OUTPUT", "LAB
           "PYTHONPATH")  # fmt: skip
 SMALL = ("--only", "05", *(f"--set=05_clustering_baseline.{setting}" for setting in (
     "parts=30", "epochs=6", "restarts=1", "components=8")))  # fmt: skip
-# Appended to the copy's simclr_core/pretrain.py: checkpoints all the time, so that kills fall into their writing and
-# runs are resumed within seconds of training; and a line a training begun. Neither touches a number.
+# Appended to the copy's labreport/store/train.py: checkpoints all the time, so that kills fall into their writing
+# and runs are resumed within seconds of training; and a line a training begun. Neither touches a number.
 NOTED = """
 
 CHECKPOINT_SECONDS = 0.05
-_resume = _Training._resume
+_resume = Book.resume
 
 
-def _noted_resume(training):
+def _noted_resume(book):
     import os
 
-    _resume(training)
-    how = "resumed" if training.history or training.steps_done else "anew"
+    _resume(book)
+    how = "resumed" if book.training.steps_done else "anew"
     with open(os.environ["CRASH_TRAININGS"], "a") as file:
-        file.write(f"{training.run.name} {how}\\n")
+        file.write(f"{book.run.name} {how}\\n")
 
 
-_Training._resume = _noted_resume
+Book.resume = _noted_resume
 """
 RECORD = ROOT / "docs/reliability.md"
 CAMPAIGN = ((200, False), (20, True))  # kills, of the whole smoke profile
@@ -98,7 +98,7 @@ class Checkout:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
             else:
                 shutil.copy(source, target)
-        with open(self.root / "simclr_core/pretrain.py", "a") as file:
+        with open(self.root / "reports/labreport/store/train.py", "a") as file:
             file.write(NOTED)
         compileall.compile_dir(self.root, quiet=2)  # the first call is to take as long as the later ones
 
@@ -259,7 +259,7 @@ def wait_for_checkpoint(checkout: Checkout, process: subprocess.Popen, seconds: 
     """Until the call has written a checkpoint, or ended, and then so many seconds more."""
     started = time.time()
     while process.poll() is None:
-        for path in (*checkout.store.glob("*/checkpoint.pt"), *checkout.store.glob(".again/*/checkpoint.pt")):
+        for path in checkout.store.glob("*/checkpoint.pt"):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime > started:
                     time.sleep(seconds)

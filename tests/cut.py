@@ -2,23 +2,23 @@
 
 import pytest
 
-from simclr_core import pretrain as pretrain_module
-from simclr_core.pretrain import _Training
+from labreport.store import train as books
+from simclr_core.train import Training
 
 
-def cut_after(patch: pytest.MonkeyPatch, steps: int) -> list[int]:
-    """From now on training writes a checkpoint after each step and is interrupted when it has taken `steps`.
+def cut_after(patch: pytest.MonkeyPatch, steps: int, error: BaseException | None = None) -> list:
+    """From now on training writes a checkpoint after each step and stops when `steps` are taken.
 
     Returns: a list whose one item is the number of steps left; it may be set anew.
     """
-    real, left = _Training.step, [steps]
+    real, left = Training.step, [steps]
 
     def step(training, *views):
         if left[0] == 0:
-            raise KeyboardInterrupt
+            raise error or KeyboardInterrupt
         left[0] -= 1
         return real(training, *views)
 
-    patch.setattr(pretrain_module, "CHECKPOINT_SECONDS", 0.0)
-    patch.setattr(_Training, "step", step)
+    patch.setattr(books, "CHECKPOINT_SECONDS", 0.0)
+    patch.setattr(Training, "step", step)
     return left

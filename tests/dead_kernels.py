@@ -10,7 +10,8 @@ from queue import Empty
 import pytest
 from nbval.kernel import RunningKernel
 
-from labreport.execution import MEMORY_ADVICE, how_it_ended
+from labreport.execution import MEMORY_ADVICE
+from labreport.text import how_it_ended
 
 LOOK_SECONDS = 1.0
 _get_message = RunningKernel.get_message

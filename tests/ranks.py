@@ -28,7 +28,7 @@ def on_processes(count: int, function: Callable, *arguments) -> list[Ended]:
     The function is one of a module's and returns what torch.save takes; an int that it returns is its exit status.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(["torch", "sklearn.datasets", "simclr_core.command"])
+    context.set_forkserver_preload(["torch", "sklearn.datasets", "labreport.store.command"])
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

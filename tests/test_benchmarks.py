@@ -1,22 +1,21 @@
 """The benchmarks run at a tiny size, and what they compare is the same mathematics."""
 
+import argparse
 import importlib
 import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from simclr_core.augment import make_views, normalise
+from labreport.store.provenance import cpu_name
+from simclr_core.augment import normalise
 from simclr_core.data import load_dataset
-from simclr_core.loss import nt_xent_loss
-from simclr_core.pretrain import _Training, generator
-from simclr_core.runs import Run, cpu_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,15 +27,20 @@ def run(*words: str) -> str:
 
 
 @pytest.fixture
-def scaling(monkeypatch):
+def benchmark(monkeypatch):
+    """Imports one of them."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("scaling")
+    return importlib.import_module
 
 
 @pytest.fixture
-def mnist_study(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("mnist_study")
+def scaling(benchmark):
+    return benchmark("scaling")
+
+
+@pytest.fixture
+def mnist_study(benchmark):
+    return benchmark("mnist_study")
 
 
 @pytest.mark.slow
@@ -87,12 +91,12 @@ def test_the_straightforward_mnist_form_computes_our_loss_and_gradient(mnist_stu
     config, probe = mnist_study.study(data, 256)
     config = replace(config, precision="fp32")
     slow = mnist_study.Straightforward(config, data, 256, probe.labels, scored=10)
-    ours = _Training(Run(Path("unused"), config), data, (), None)
-    views = make_views(ours.images[:64], ours.recipe, ours.mean, ours.std, torch.Generator().manual_seed(0))
+    ours = config.training(data)
+    views = ours.views(ours.images[:64], generator=torch.Generator().manual_seed(0))
     x_i, x_j = (x.to(dtype) for x in views)
     networks = [nn.Sequential(form.encoder, form.head).to(dtype) for form in (slow, ours)]
 
-    slow_loss, our_loss = slow.loss(x_i, x_j), nt_xent_loss(*ours.project(x_i, x_j), config.temperature)
+    slow_loss, our_loss = slow.loss(x_i, x_j), ours.loss(*ours.project(x_i, x_j))
     slow_loss.backward(), our_loss.backward()
 
     assert slow_loss.item() == pytest.approx(our_loss.item(), abs=1e-5)
@@ -122,21 +126,19 @@ def test_twice_the_gpus_halve_the_encoders_time_and_no_exchange_gets_cheaper(sca
     for name in ("all-reduce of gradients (ms)", "gather of z (ms)", "BN exchanges (ms)", "loss (ms)"):
         assert sixteen[name] >= eight[name]
     flop, parameters, norms = scaling.count()
-    assert (
-        flop == pytest.approx(2 * 4.09e9, rel=0.02) and norms == 54
-    )  # torchvision states 4.09 GMAC; 53 and the head's
+    assert flop == pytest.approx(2 * 4.09e9, rel=0.02)  # torchvision states 4.09 GMAC
+    assert norms == 54  # 53 and the head's
     assert parameters == 25_557_032 - 2_049_000 + 2048 * 2048 + 2 * 2048 + 2048 * 128 + 128
 
 
-def test_the_compiled_step_is_measured_beside_the_plain_one(monkeypatch, capsys):
+def test_the_compiled_step_is_measured_beside_the_plain_one(benchmark, monkeypatch, capsys):
     """torch.compile itself takes a minute here; what it is given and what is printed does not."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     compiled = []
     monkeypatch.setattr(
         torch, "compile", lambda network, mode: compiled.append((type(network).__name__, mode)) or network
     )
 
-    importlib.import_module("step").main(["--quick", "--device", "cpu", "--compile", "reduce-overhead"])
+    benchmark("step").main(["--quick", "--device", "cpu", "--compile", "reduce-overhead"])
 
     assert compiled == [("CifarResNet", "reduce-overhead"), ("Sequential", "reduce-overhead")]
     printed = capsys.readouterr().out
@@ -144,74 +146,16 @@ def test_the_compiled_step_is_measured_beside_the_plain_one(monkeypatch, capsys)
     assert re.search(r"^time of the step, of the one compiled \(reduce-overhead\): [\d.]+$", printed, re.M)
 
 
-@pytest.fixture
-def ideas(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module("ideas")
-
-
-def make_trial(ideas, idea, **changes):
-    config = replace(
-        ideas.PUBLISHED, dataset="shapes", images=(0, 128), width=1 / 16, epochs=1, batch_size=32, **changes
-    )
-    return ideas.Trial(idea, config, load_dataset("shapes"))
-
-
-def test_without_an_idea_a_step_is_that_of_pretrain(ideas, tmp_path):
-    trial = make_trial(ideas, ideas.Idea(), lr=0.01)
-    training = _Training(Run(tmp_path, trial.config), trial.data, (), None)
-    rows = torch.arange(32)
-    views = trial.views(rows, 0, step=3)
-    expected = make_views(trial.images[rows], training.recipe, training.mean, training.std, generator(0, "views", 3))
-    assert torch.equal(views, torch.cat(expected))
-
-    loss = trial.loss(views)
-    loss.backward()
-    trial.optimizer.step()
-
-    assert loss.item() == training.step(*expected).item()
-    trained = training.encoder.state_dict()
-    for name, value in trial.model[0].state_dict().items():
-        torch.testing.assert_close(value, trained[name])
-
-
-def test_every_idea_costs_as_much_and_trains(ideas):
-    cost = {}
+def test_every_idea_changes_the_published_recipe_where_it_says_and_costs_as_much(benchmark):
+    ideas, data = benchmark("ideas"), load_dataset("shapes")
+    options = argparse.Namespace(images=128, width=1 / 16, epochs=3, batch=64)
+    published = ideas.configure("published", 5, data, options)
+    assert (published.lr, published.batch_size, published.seed) == (0.06 * 64 / 256, 64, 5)
+    assert published.views().grayscale_p == 0.1 and published.views().crop_scale == (0.2, 1.0)
     for name, idea in ideas.IDEAS.items():
-        trial = make_trial(ideas, idea)
-        trial.config = replace(trial.config, epochs=100)
-        small, steps = trial.steps()
-        side = trial.images.shape[1]
-        cost[name] = ((steps - small) * side**2 + small * ideas.SMALL**2) / (100 * 128 / 32 * side**2)
-        trial.config = replace(trial.config, epochs=1)
-        before = trial.model[0].conv1.weight.clone()
-        trial.train()
-        assert all(value.isfinite().all() for value in trial.model.state_dict().values()), name
-        assert not torch.equal(trial.model[0].conv1.weight, before), name
-    assert cost == pytest.approx(dict.fromkeys(ideas.IDEAS, 1), abs=0.01)
-
-
-def test_an_image_is_mirrored_in_every_other_epoch_and_its_views_not_alike(ideas, monkeypatch):
-    seen = []
-    monkeypatch.setattr(ideas, "apply_recipe", lambda images, recipe, parameters, *_: seen.append(parameters.flipped))
-    trial = make_trial(ideas, ideas.Idea(alternating=True))
-    for epoch in (0, 1, 2):
-        trial.views(torch.arange(64), epoch, step=epoch)
-
-    first, second = seen[0].chunk(2)
-    assert torch.equal(first, ~second) and 16 < first.sum() < 48
-    assert torch.equal(seen[1], ~seen[0]) and torch.equal(seen[2], seen[0])
-
-
-def test_the_average_of_the_weights_is_what_is_scored(ideas, monkeypatch):
-    trial = make_trial(ideas, ideas.Idea(ema=0.99))
-    trial.config = replace(trial.config, epochs=4)
-    trial.train()
-    scored = []
-    encode = ideas.encode
-    monkeypatch.setattr(ideas, "encode", lambda encoder, *rest: scored.append(encoder) or encode(encoder, *rest))
-
-    assert 0 <= trial.score() <= 1
-    assert all(encoder is trial.average[0] for encoder in scored)
-    weights = [module[0].layer1[0].conv1.weight for module in (trial.average, trial.model)]
-    assert 0 < (weights[0] - weights[1]).norm() < 0.5 * weights[1].norm()
+        config = ideas.configure(name, 5, data, options)
+        differing = {f.name for f in fields(config) if getattr(config, f.name) != getattr(published, f.name)}
+        assert differing == idea.keys() | ({"lr"} if "batch_size" in idea else set()), name
+        assert config.epochs * (config.images[1] - config.images[0]) == 3 * 128
+    grey = ideas.configure("grayscale 0.2", 5, data, options).views()
+    assert grey == replace(published.views(), grayscale_p=0.2)

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_project import make_project, planned_cells, study_cells, write_notebook, write_profile
+from toy_project import make_project, planned_cells, sealed, study_cells, write_notebook, write_profile
 
 from labreport import report, session
 from labreport.cli import main, parse
+from labreport.store import pretrain
+from simclr_core.config import PretrainConfig
 from simclr_core.data import load_dataset
-from simclr_core.pretrain import PretrainConfig, pretrain
 
 
 @pytest.fixture
@@ -90,6 +91,26 @@ def test_a_failed_notebook_gives_status_1_and_a_report_that_shows_it(root, capsy
     assert "failed: 01_first" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("leave", ["raise SystemExit", "import os; os._exit(0)", "exit()"])
+def test_a_plan_cell_that_leaves_gives_a_failed_section_and_status_1(leave, root, capsys):
+    cells = [(tag, f"{source}\n{leave}" if tag == "plan" else source) for tag, source in planned_cells("01_first")]
+    write_notebook(root / "notebooks/01_first.ipynb", *cells)
+    assert main(["--profile", "tiny", "--only", "1", "--list"], root) == 1
+    assert "no plan: its setup or plan cell leaves the notebook" in capsys.readouterr().out
+    assert main(["--profile", "tiny", "--only", "1"], root) == 1
+    said = capsys.readouterr().out
+    assert "01_first: failed after" in said and said.endswith("failed: 01_first; the report shows where\n")
+    assert [section.name for section in _render.sections if section.error] == ["01_first"]
+    content = json.loads((root / "reports/tiny/results.json").read_text())
+    assert list(content["failed"]) == ["01_first"] and content["finished"]
+
+
+def test_a_call_that_is_stopped_says_so_in_its_results(root, monkeypatch):
+    monkeypatch.setattr(report, "render", lambda *_: 1 / 0)
+    assert main(["--profile", "tiny", "--only", "1"], root) == 2
+    assert not json.loads((root / "reports/tiny/results.json").read_text())["finished"]
+
+
 def test_a_dead_kernel_is_named_and_does_not_stop_the_other_notebooks(root, capsys):
     write_notebook(root / "notebooks/01_first.ipynb", *study_cells("01_first", "import os; os._exit(3)"))
     assert main(["--profile", "tiny"], root) == 1
@@ -143,17 +164,21 @@ def test_from_takes_parameters_seeds_and_profile_of_the_stored_report(root, caps
     (source / "runs/some-run/config.json").write_text("{}")
     made = {"commit": "abcdef0123456789", "dirty": False, "device": "a GPU", "versions": {"torch": "2"}}
     recorded = {"01_first": {"parameters": {"epochs": 8, "seeds": [3]}}}
-    (source / "results.json").write_text(json.dumps({"notebooks": recorded, "profile": "tiny", "provenance": made}))
+    (source / "results.json").write_text(sealed({"notebooks": recorded, "finished": False, "profile": "tiny",
+                                                      "provenance": made}))  # fmt: skip
     monkeypatch.setattr(session, "settle_data", lambda *_: pytest.fail("data were read"))
     monkeypatch.chdir(root)
     assert main(["--from", "elsewhere", "--only", "1"], root) == 0
     assert parameters_of(root, "01_first") == {"epochs": 8, "seeds": [3]}
-    assert f"from the stored runs in {source / 'runs'}: nothing is trained" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"from the stored runs in {source / 'runs'}: nothing is trained" in said
+    assert "the call that made that report was stopped" in said
     assert _render.front.facts["Device"] == "a GPU"
     assert _render.front.facts["Commit"] == "abcdef012345"
-    (source / "results.json").write_text("{}")
+    content = (source / "results.json").read_text()
+    (source / "results.json").write_text(content.replace(": 8", ": 9"))
     assert main(["--from", "elsewhere"], root) == 2
-    assert "results.json is damaged" in capsys.readouterr().err
+    assert "results.json is damaged (its checksum does not fit)" in capsys.readouterr().err
 
 
 def test_the_default_profile_follows_the_device():

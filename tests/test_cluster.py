@@ -2,51 +2,48 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from simclr_core import cluster as cluster_module
+from labreport import measure
+from labreport.store import pretrain
+from simclr_core import cluster as clustering
 from simclr_core.cluster import ClusterConfig, cluster, hungarian_match
-from simclr_core.data import Split
 from simclr_core.errors import UserError
-from simclr_core.pretrain import pretrain
-from simclr_core.runs import unpack_array
+
+KMEANS = ClusterConfig("kmeans", (0, 120))
 
 
 @pytest.fixture
-def pixels(tiny_config, tiny_data, tmp_path):
-    return pretrain(replace(tiny_config, encoder="pixels", objective="none"), tiny_data, tmp_path)
+def pixels(tiny_data) -> tuple:
+    """Features and labels of both splits."""
+    splits = tiny_data.train, tiny_data.test
+    return tuple((s.images.flatten(1).float().numpy(), s.labels.numpy()) for s in splits)
 
 
 @pytest.mark.parametrize(
     "config",
-    [
-        ClusterConfig("kmeans", (0, 120)),
-        ClusterConfig("kmeans", (0, 120), l2_normalise=True),
-        ClusterConfig("gmm", (0, 120), components=4),
-    ],
+    [KMEANS, replace(KMEANS, l2_normalise=True), ClusterConfig("gmm", (0, 120), components=4)],
 )
-def test_clear_clusters_are_found_and_scored_on_test(config, pixels, tiny_data):
-    result = cluster(pixels, tiny_data, config)
+def test_clear_clusters_are_found_and_scored_on_test(config, pixels):
+    result = cluster(*pixels, 4, config)
     for score in ("accuracies", "nmi", "ari", "seconds"):
         assert len(result[score]) == 5
     assert max(result["accuracies"]) == max(result["nmi"]) == max(result["ari"]) == 1
-    assert sum(result["sizes"]) == 40 and sorted(result["names"]) == [0, 1, 2, 3]
-    assert unpack_array(result["pictures"]).shape == (4, 8, 12, 12, 1)
+    assert result["sizes"] == [10] * 4 and sorted(result["names"]) == [0, 1, 2, 3]
+    for name, rows in zip(result["names"], result["shown"], strict=True):
+        assert len(rows) == 8 and set(pixels[1][1][rows]) == {name}
 
 
-def test_neither_labels_nor_test_labels_reach_the_fit_and_the_match_uses_train_labels(pixels, tiny_data, monkeypatch):
+def test_no_label_reaches_the_fit_and_the_match_uses_the_fitted_images_alone(pixels, monkeypatch):
     """Shuffled test labels change the score and nothing else: not the clusters, not their names."""
-    config = ClusterConfig("kmeans", (0, 120), restarts=1)
-    honest = cluster(pixels, tiny_data, config)
-    shuffled = replace(tiny_data, test=Split(tiny_data.test.images, tiny_data.test.labels.roll(1)))
-    again = cluster_module._cluster(pixels, shuffled, config)
+    fits, real = [], clustering._fit
+    monkeypatch.setattr(
+        clustering, "_fit", lambda c, x, k, seed: fits.append(x.shape) or real(c, x, k, seed)
+    )
+    config, (fitted, (x, labels)) = replace(KMEANS, restarts=1), pixels
+    honest, again = (cluster(fitted, (x, y), 4, config) for y in (labels, np.roll(labels, 1)))
     assert again["names"] == honest["names"] and again["sizes"] == honest["sizes"]
     assert again["accuracies"] == [0.0]  # a match on the test labels would have said 1
-    fits = []
-    real = cluster_module._fit
-    monkeypatch.setattr(cluster_module, "_fit", lambda c, x, k, seed: fits.append(x.shape) or real(c, x, k, seed))
-    cluster_module._cluster(pixels, tiny_data, config)
-    assert fits == [(120, 144)]  # training images, features only
+    assert fits == [(120, 144)] * 2  # training images, features only
 
 
 def test_hungarian_match_is_the_best_of_all_one_to_one_namings():
@@ -59,42 +56,41 @@ def test_hungarian_match_is_the_best_of_all_one_to_one_namings():
     assert hungarian_match(np.array([0, 1, 2]), np.array([2, 0, 1]), 3).tolist() == [2, 0, 1]
 
 
-def test_bad_configuration_is_named():
-    with pytest.raises(UserError, match="method 'kmean' is unknown"):
-        ClusterConfig("kmean", (0, 10))
-    with pytest.raises(UserError, match="restarts must be at least 1, got 0"):
-        ClusterConfig("gmm", (0, 10), restarts=0)
+def test_each_seed_brings_other_restarts_a_large_one_too(pixels, monkeypatch):
+    seeds, real = [], clustering._fit
+    monkeypatch.setattr(
+        clustering, "_fit", lambda c, x, k, seed: seeds.append(seed) or real(c, x, k, seed)
+    )
+    for seed in (0, 1, 10**10):
+        cluster(*pixels, 4, replace(KMEANS, restarts=2), seed)
+    assert seeds[:4] == [0, 1, 2, 3] and all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_pictures_of_a_small_cluster_are_padded_with_black(tiny_data):
-    found = np.zeros(40, int)
-    found[0] = 1
-    pictures = cluster_module._pictures(found, tiny_data, 4)
-    assert pictures[1, 1:].max() == 0 and np.array_equal(pictures[1, 0], tiny_data.test.images[0].numpy())
-    assert torch.equal(torch.from_numpy(pictures[0]), tiny_data.test.images[1:9])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "kmean"}, "method is 'kmean', expected 'kmeans' or 'gmm'"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"components": -1}, "components must be at least 0, got -1"),
+        ({"components": 145}, "components 145 are more than the 120 images"),
+        ({"fit": (0, 3)}, r"fit \(0, 3\) has fewer images than there are classes, 4"),
+        ({"fit": (0, 500)}, r"fit \(0, 500\) is not a range within the 120"),
+    ],
+)
+def test_what_cannot_be_clustered_is_named(changes, message, run, tiny_data):
+    with pytest.raises(UserError, match=message):
+        measure.cluster(run, tiny_data, replace(KMEANS, **changes))
 
 
-def test_each_seed_of_a_run_brings_other_restarts(pixels, tiny_config, tiny_data, tmp_path, monkeypatch):
-    seeds = []
-    real = cluster_module._fit
-    monkeypatch.setattr(cluster_module, "_fit", lambda c, x, k, seed: seeds.append(seed) or real(c, x, k, seed))
-    second = pretrain(replace(pixels.config, seed=1), tiny_data, tmp_path)
-    for run in (pixels, second):
-        cluster(run, tiny_data, ClusterConfig("kmeans", (0, 120), restarts=2))
-    assert seeds == [0, 1, 2, 3]
-
-
-def test_ranges_and_components_beyond_the_data_are_named(pixels, tiny_data):
-    with pytest.raises(UserError, match=r"fit \(0, 500\) is not a range"):
-        cluster(pixels, tiny_data, ClusterConfig("kmeans", (0, 500)))
-    with pytest.raises(UserError, match="components 145 are more than the 120 images"):
-        cluster(pixels, tiny_data, ClusterConfig("gmm", (0, 120), components=145))
-    with pytest.raises(UserError, match=r"fit \(0, 3\) has fewer images than tiny has classes, 4"):
-        cluster(pixels, tiny_data, ClusterConfig("kmeans", (0, 3)))
-    with pytest.raises(UserError, match="components must be at least 0, got -1"):
-        ClusterConfig("kmeans", (0, 120), components=-1)
-
-
-def test_a_large_seed_clusters_too(pixels, tiny_data, tmp_path):
-    run = pretrain(replace(pixels.config, seed=10**9), tiny_data, tmp_path)
-    assert len(cluster(run, tiny_data, ClusterConfig("kmeans", (0, 120), restarts=5))["accuracies"]) == 5
+def test_a_stored_runs_clusters_come_with_pictures_black_where_a_cluster_is_small(
+    tiny_config, tiny_data, tmp_path
+):
+    untrained = replace(tiny_config, encoder="pixels", objective="none")
+    few = replace(tiny_data, test=tiny_data.test.part(0, 30))  # 8 of two classes, 7 of two
+    result = measure.cluster(pretrain(untrained, few, tmp_path), few, KMEANS)
+    assert max(result["accuracies"]) == 1 and sorted(result["sizes"]) == [7, 7, 8, 8]
+    for size, name, pictures in zip(
+        result["sizes"], result["names"], result["pictures"], strict=True
+    ):
+        of_class = few.test.images[few.test.labels == name].numpy()
+        assert (pictures[:size] == of_class).all() and not pictures[size:].any()

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from toy_project import sealed
 
 from labreport.cli import main, parse
 from labreport.compare import BEYOND, CANNOT_TELL, COLUMNS, SAME, WITHIN, compare_reports, judge
@@ -28,12 +29,13 @@ def result(measures=None, series=None, parameters=None, data=(), reduced="", **m
 def compare(tmp_path):
     """The text for two reports, given as notebook -> result; or as measures of one notebook."""
 
-    def write(letter, notebooks, profile="quick", failed=None):
+    def write(letter, notebooks, profile="quick", failed=None, finished=True):
         if not any("provenance" in content for content in notebooks.values()):
             notebooks = {"01_study": result(notebooks)} if notebooks else {}
         path = tmp_path / letter / "results.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"notebooks": notebooks, "failed": failed or {}, "profile": profile}))
+        path.write_text(sealed({"notebooks": notebooks, "failed": failed or {}, "finished": finished,
+                                "profile": profile}))  # fmt: skip
         return str(path.parent)
 
     def texts(a, b, a_is=(), b_is=()):
@@ -230,6 +232,8 @@ def test_failed_and_missing_notebooks_are_said(compare):
     assert "  02_other failed in A: ValueError: out of luck\n" in text
     assert "  99_summary failed in A: E: x\n" in text
     assert "left out" not in text
+    assert "not finished" not in text
+    assert "  B is not finished: the call that made it was stopped\n" in compare(one, one, {}, {"finished": False})
 
 
 # ---- the command ------------------------------------------------------------------------------------------
@@ -249,7 +253,8 @@ def test_a_number_changed_in_the_reference_report_is_found_in_both_directions(tm
     values = content["notebooks"]["01_mnist_study"]["measures"][key]["values"]
     assert len(values) >= 3
     values.update({seed: value - 0.1 for seed, value in values.items()})
-    (tmp_path / "results.json").write_text(json.dumps(content))
+    del content["sha256"]
+    (tmp_path / "results.json").write_text(sealed(content))
     for arguments, move in (([REFERENCE, tmp_path], "−10.00"), ([tmp_path, REFERENCE], "+10.00")):
         assert main(["compare", *map(str, arguments)]) == 0
         out = capsys.readouterr().out
@@ -268,29 +273,35 @@ def test_a_long_or_coloured_text_stays_within_the_columns(compare):
 @pytest.fixture
 def reports(tmp_path, monkeypatch):
     """The current folder, with a report `good`, an empty folder and damaged ones."""
-    good = {"notebooks": {"01_study": result({"x": measure(LOW)})}, "failed": {}, "profile": "quick"}
+    good = {"notebooks": {"01_study": result({"x": measure(LOW)})}, "failed": {}, "finished": True, "profile": "quick"}
+    text = json.dumps(good)
+    other_content = {
+        "nan": text.replace("0.92", "NaN"),
+        "word": text.replace("0.92", '"0.92"'),
+        "true": text.replace("0.92", "true"),
+        "no_epoch": text.replace('"series": {', '"series": {"s": {"values": {"0": []}, "unit": "nats"}'),
+        "huge": text.replace("0.92", "1" + "0" * 400),
+        "seed": text.replace('"2": ', '"two": '),
+        "no_value": text.replace('"values": {', '"values": {}, "were": {'),
+        "no_measures": text.replace('"measures": {', '"measures": null, "were": {'),
+    }
     damaged = {
-        "cut": json.dumps(good)[:40],
+        "cut": sealed(good)[:40],
         "list": "[]",
-        "empty_object": "{}",
-        "nan": json.dumps(good).replace("0.92", "NaN"),
-        "word": json.dumps(good).replace("0.92", '"0.92"'),
-        "true": json.dumps(good).replace("0.92", "true"),
-        "no_epoch": json.dumps(good).replace('"series": {', '"series": {"s": {"values": {"0": []}, "unit": "nats"}'),
-        "huge": json.dumps(good).replace("0.92", "1" + "0" * 400),
-        "seed": json.dumps(good).replace('"2": ', '"two": '),
-        "no_value": json.dumps(good).replace('"values": {', '"values": {}, "were": {'),
-        "no_measures": json.dumps(good).replace('"measures": {', '"measures": null, "were": {'),
+        "empty_object": sealed({}),
+        "unsealed": text,
+        "other_number": sealed(good).replace("0.92", "0.93"),
+        **{name: sealed(json.loads(content)) for name, content in other_content.items()},
         "deep": "[" * 100_000,
         "bytes": "\udcff",
     }
-    for name, text in {"good": json.dumps(good), **damaged}.items():
+    for name, text in {"good": sealed(good), **damaged}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text, errors="surrogateescape")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("labreport.session.prepare", lambda *_: pytest.fail("a report was started"))
-    return [f"{name}/results.json is damaged (" for name in damaged]
+    return [f"{name}/results.json is damaged " for name in damaged]
 
 
 @pytest.mark.parametrize(

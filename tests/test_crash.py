@@ -11,7 +11,7 @@ import crash
 import pytest
 from crash import Broken, checkout, finish, kill_and_restart, processes_in, results
 
-from simclr_core.pretrain import pretrain
+from labreport.store import pretrain
 
 takes_minutes = pytest.mark.skipif(not os.environ.get("LABREPORT_LONG"), reason="minutes: set LABREPORT_LONG=1 for it")
 
@@ -59,7 +59,7 @@ def test_two_reports_made_at_once_from_one_store_train_nothing_twice():
 
 KILLED_WHILE_WRITING = """
 import os, pickle, signal, sys
-from simclr_core.pretrain import pretrain
+from labreport.store import pretrain
 config, data = pickle.loads(sys.stdin.buffer.read())
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 pretrain(config, data, sys.argv[1])
@@ -81,12 +81,12 @@ def test_the_harness_sees_other_results_live_processes_and_held_locks(tmp_path, 
     made = crash.Checkout(tmp_path)
     made.report.mkdir(parents=True)
     content = (
-        '{"failed": {}, "notebooks": {"05": {"sha256": "%s", "provenance": {}, "series": {}, '
-        '"measures": {"a": {"unit": "%s", "values": %s}}}}, "provenance": {}}'
+        '{"failed": {}, "notebooks": {"05": {"provenance": {}, "series": {}, '
+        '"measures": {"a": {"unit": "%s", "values": %s}}}}, "provenance": {}, "sha256": "%s"}'
     )
-    (made.report / "results.json").write_text(content % ("x", "fraction", "[0.5]"))
+    (made.report / "results.json").write_text(content % ("fraction", "[0.5]", "x"))
     expected = results(made)
-    (made.report / "results.json").write_text(content % ("y", "fraction", "[0.5000000000000001]"))
+    (made.report / "results.json").write_text(content % ("fraction", "[0.5000000000000001]", "y"))
     with pytest.raises(Broken, match="other results: /notebooks/05/measures/a/values: .*0.5000000000000001"):
         crash.check_same(made, expected, {})
 

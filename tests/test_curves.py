@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from labreport import curves, figures
-from simclr_core.pretrain import pretrain
+from labreport.store import pretrain
 
 
 def test_curves_are_redrawn_from_history_alone(tiny_config, tiny_data, tmp_path, monkeypatch, capsys):
@@ -23,12 +23,18 @@ def test_curves_are_redrawn_from_history_alone(tiny_config, tiny_data, tmp_path,
     assert "curves.pdf" in capsys.readouterr().out
 
 
+def _alone(folder, history: str) -> None:
+    (folder / "provenance.json").unlink()
+    (folder / "history.csv").write_text(history)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "history.csv"),
-        (lambda folder: (folder / "history.csv").write_text("epoch,loss\n1,much\n"), "could not convert"),
-        (lambda folder: (folder / "history.csv").write_text("epoch,loss\n"), "none of these runs has a loss"),
+        (lambda folder: _alone(folder, "epoch,loss\n1,much\n"), "could not convert"),
+        (lambda folder: _alone(folder, "epoch,loss\n"), "none of these runs has a loss"),
+        (lambda folder: (folder / "history.csv").write_text("epoch,loss\n1,2.5\n"), "its checksum does not fit"),
     ],
 )
 def test_a_run_without_a_readable_history_is_one_line(damage, message, tiny_config, tiny_data, tmp_path, capsys):

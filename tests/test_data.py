@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import io
 import os
 import shutil
@@ -6,6 +7,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_core import data as data_module
-from simclr_core.data import dataset_from_record, load_dataset, search_folders
+from labreport.store.recorded import dataset_from_record
+from simclr_core.data import Split, cifar10, load_dataset, mnist, search_folders
+from simclr_core.data import folder as folder_module
 from simclr_core.errors import DataNotFound, UserError
 
 
@@ -27,20 +30,17 @@ def _empty_folder(tmp_path, monkeypatch):
 
 def write_idx(folder: Path, monkeypatch) -> None:
     """Four small files in MNIST's own format; the module's MD5 and sizes are set to theirs."""
-    import hashlib
-
     raw = folder / "MNIST/raw"
     raw.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name in data_module.MNIST_MD5:
+    for name in mnist.MD5:
         n = 30 if name.startswith("train") else 10
         if "images" in name:
             body = struct.pack(">IIII", 2051, n, 28, 28) + rng.integers(0, 256, n * 784, np.uint8).tobytes()
         else:
             body = struct.pack(">II", 2049, n) + (np.arange(n, dtype=np.uint8) % 10).tobytes()
         (raw / name).write_bytes(body)
-        monkeypatch.setitem(data_module.MNIST_MD5, name, hashlib.md5(body).hexdigest())
-        monkeypatch.setitem(data_module.MNIST_BYTES, name, len(body))
+        monkeypatch.setitem(mnist.MD5, name, hashlib.md5(body).hexdigest())
 
 
 def save_image(path: Path, array, mode=None) -> None:
@@ -59,10 +59,10 @@ def write_folder(root: Path, per_class: int = 2) -> Path:
 
 def test_mnist_is_read_from_torchvisions_layout_as_nhwc_bytes(tmp_path, monkeypatch):
     write_idx(tmp_path / "here", monkeypatch)
-    mnist = load_dataset("mnist", tmp_path / "here")
-    assert mnist.train.images.shape == (30, 28, 28, 1) and mnist.train.images.dtype == torch.uint8
-    assert mnist.test.labels.tolist() == list(range(10))
-    assert (mnist.mean, mnist.std) == ((0.1307,), (0.3081,))
+    data = load_dataset("mnist", tmp_path / "here")
+    assert data.train.images.shape == (30, 28, 28, 1) and data.train.images.dtype == torch.uint8
+    assert data.test.labels.tolist() == list(range(10))
+    assert (data.mean, data.std) == ((0.1307,), (0.3081,))
 
 
 def test_folders_are_searched_in_the_stated_order(tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_truncated_mnist_file_is_named_with_its_size(tmp_path, monkeypatch):
     write_idx(tmp_path / "data", monkeypatch)
     path = tmp_path / "data/MNIST/raw/train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is damaged: 1,000 bytes, expected 23,536"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is damaged: its MD5 is not .* \(1,000 bytes\)"):
         load_dataset("mnist")
 
 
@@ -113,7 +113,7 @@ TWO_DOWNLOADS = """
 import sys, time
 from pathlib import Path
 import torchvision.datasets
-from simclr_core import data
+from simclr_core.data import Split, load_dataset, mnist
 
 def fetch(root, train=True, download=False):
     raw = Path(root, "MNIST/raw")
@@ -127,9 +127,9 @@ def fetch(root, train=True, download=False):
     (raw / "train-images-idx3-ubyte").write_text("the whole")
 
 torchvision.datasets.MNIST = fetch
-data._check_mnist_file = lambda path, md5: None
-data._read_idx = lambda raw, prefix: data.Split((raw / "train-images-idx3-ubyte").read_text(), None)
-print(data.load_dataset("mnist").train.images, flush=True)
+mnist._check = lambda path, md5: None
+mnist._read_idx = lambda raw, prefix: Split((raw / "train-images-idx3-ubyte").read_text(), None)
+print(load_dataset("mnist").train.images, flush=True)
 """
 
 
@@ -178,18 +178,55 @@ def test_digits_and_shapes_need_no_files_and_never_change():
     assert shapes.train.images[:500].float().mean() != shapes.test.images.float().mean()
 
 
-def test_fingerprint_covers_pixels_labels_and_split(tiny_data):
-    from dataclasses import replace
+def test_fingerprint_covers_pixels_labels_splits_mean_and_std(tiny_data):
+    pixels = tiny_data.train.images.clone()
+    pixels[3, 2, 1, 0] ^= 1
+    labels = tiny_data.train.labels.flip(0)
+    changes = [{}, {"train": Split(pixels, tiny_data.train.labels)},
+               {"train": Split(tiny_data.train.images, labels)},
+               {"train": tiny_data.test, "test": tiny_data.train},
+               {"mean": (0.31,)}, {"std": (0.26,)}, {"mean": tiny_data.std, "std": tiny_data.mean}]  # fmt: skip
+    assert len({replace(tiny_data, **change).fingerprint for change in changes}) == len(changes)
+    whole, float_ = (replace(tiny_data, std=(one,)).fingerprint for one in (1, 1.0))
+    assert whole == float_
 
-    from simclr_core.data import Split
 
-    images = tiny_data.train.images.clone()
-    images[3, 2, 1, 0] ^= 1
-    changed_pixel = replace(tiny_data, train=Split(images, tiny_data.train.labels))
-    changed_label = replace(tiny_data, train=Split(tiny_data.train.images, tiny_data.train.labels.flip(0)))
-    swapped = replace(tiny_data, train=tiny_data.test, test=tiny_data.train)
-    prints = {d.fingerprint for d in (tiny_data, changed_pixel, changed_label, swapped)}
-    assert len(prints) == 4
+EVERY_DECODER = """
+from simclr_core.data import load_dataset
+for name in ("folder:mine@8", "stream:mine@8", "cifar10"):
+    data = load_dataset(name)
+    print(data.fingerprint, data.train.images[:].sum().item(),
+          data.mean[0] if ":" in name else "")
+"""
+
+
+def decoded_by(code: Path) -> list[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIMCLR")}
+    command = [sys.executable, "-c", EVERY_DECODER]
+    done = subprocess.run(command, env={**environment, "PYTHONPATH": str(code)}, text=True,
+                          stdout=subprocess.PIPE, check=True)  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_an_edit_to_the_decoder_decodes_anew_and_a_comment_does_not(tmp_path):
+    """Of a folder, of streamed images and of an archive: other pixels, another fingerprint."""
+    (tmp_path / "data").mkdir()
+    write_archive(tmp_path / "data/cifar10-small.tar.gz")
+    write_folder(tmp_path / "mine")
+    shutil.copytree(Path(cifar10.__file__).parent.parent, tmp_path / "code/simclr_core")
+    decoder = tmp_path / "code/simclr_core/data/folder.py"
+    before = decoded_by(tmp_path / "code")
+    kept = sorted((tmp_path / "data/cache").glob("[!.]*"))
+
+    decoder.write_text(decoder.read_text() + "\n# a remark\n")
+    assert decoded_by(tmp_path / "code") == before
+    assert sorted((tmp_path / "data/cache").glob("[!.]*")) == kept
+
+    convert = 'return image.convert("RGB")'
+    assert convert in decoder.read_text()
+    decoder.write_text(decoder.read_text().replace(convert, convert + ".point(lambda v: 255 - v)"))
+    for old, new in zip(before, decoded_by(tmp_path / "code"), strict=True):
+        assert all(was != now for was, now in zip(old.split(), new.split(), strict=True))
 
 
 def test_image_folder_is_resized_cropped_and_its_classes_kept_in_any_script(tmp_path):
@@ -235,7 +272,7 @@ def test_folder_mistakes_are_named(tmp_path):
 
 def test_huge_image_is_refused_by_its_name(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "mine")
-    monkeypatch.setattr(data_module, "LARGEST_IMAGE", 1999)
+    monkeypatch.setattr(folder_module, "LARGEST_IMAGE", 1999)
     with pytest.raises(UserError, match=r"0.png is 50 x 40 pixels, more than 1,999"):
         load_dataset(f"folder:{root}")
 
@@ -247,7 +284,7 @@ def write_archive(path: Path) -> None:
             for k in np.random.default_rng(0).permutation(n):
                 buffer = io.BytesIO()
                 Image.fromarray(np.full((32, 32, 3), k, np.uint8)).save(buffer, "png")
-                info = tarfile.TarInfo(f"cifar10/{split}/{data_module.CIFAR10_CLASSES[k % 10]}/{k:05}.png")
+                info = tarfile.TarInfo(f"cifar10/{split}/{cifar10.CLASSES[k % 10]}/{k:05}.png")
                 info.size = buffer.tell()
                 tar.addfile(info, io.BytesIO(buffer.getvalue()))
 
@@ -271,7 +308,7 @@ def test_archive_is_read_in_index_order_and_cached(tmp_path, monkeypatch):
     assert first.train.images[:, 0, 0, 0].tolist() == list(range(20))
     assert first.train.labels.tolist() == [k % 10 for k in range(20)]
     assert first.mean == (0.5, 0.5, 0.5)
-    monkeypatch.setattr(data_module, "_decode", None)  # a second decoding would fail
+    monkeypatch.setattr(cifar10, "decode", None)  # a second decoding would fail
     assert load_dataset("cifar10").fingerprint == first.fingerprint
 
 
@@ -279,12 +316,12 @@ def test_damaged_cache_is_set_aside_and_built_again(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     write_archive(tmp_path / "data/cifar10-small.tar.gz")
     expected = load_dataset("cifar10").fingerprint
-    (cache,) = (tmp_path / "data/cache").glob("*.safetensors")
+    (cache,) = (tmp_path / "data/cache").glob("*.decoded")
     content = bytearray(cache.read_bytes())
     content[-5] ^= 1
     cache.write_bytes(content)
     assert load_dataset("cifar10").fingerprint == expected
-    assert "is damaged; set aside" in capsys.readouterr().err
+    assert "is damaged (its checksum does not fit); set aside" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["folder", "stream"])
@@ -313,8 +350,6 @@ def test_recorded_data_has_sizes_and_fingerprint_but_no_images(tiny_data):
 
 def test_real_archive_restores_the_official_order():
     """Labels of the first 20 training images of CIFAR-10, from the data set's own files."""
-    import os
-
     folder = os.environ.get("SIMCLR_TEST_DATA")
     if not folder or not list(Path(folder).glob("cifar*10*")):
         pytest.skip("no real CIFAR-10 here (set SIMCLR_DATA)")

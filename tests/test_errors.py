@@ -1,4 +1,4 @@
-"""Memory that runs out, in pre-training and in evaluation: one line with the batch size and what to try."""
+"""Memory that runs out: one line with the batch size and what to try."""
 
 import subprocess
 import sys
@@ -6,42 +6,36 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cut import cut_after
 
+from labreport import measure
+from labreport.cost import estimate_seconds
+from labreport.measure import fine_tune, fit_probe, knn
+from labreport.store import pretrain
 from simclr_core import evaluate
 from simclr_core.errors import UserError, enough_memory
-from simclr_core.evaluate import ProbeConfig, fine_tune, fit_probe, knn
-from simclr_core.pretrain import _Training, estimate_seconds, pretrain
+from simclr_core.evaluate import ProbeConfig
 
-CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to …")
-GPU = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of …")
+CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+GPU = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has 1 …")
 CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
-def one_line(error) -> str:
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-@pytest.mark.parametrize("error", [CPU, GPU, CUBLAS, MemoryError()], ids=["cpu", "cuda", "cublas", "python"])
+@pytest.mark.parametrize(
+    "error", [CPU, GPU, CUBLAS, MemoryError()], ids=["cpu", "cuda", "cublas", "python"]
+)
 def test_memory_that_runs_out_in_pre_training_is_one_line_and_keeps_the_checkpoint(
     error, tiny_config, tiny_data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("simclr_core.pretrain.CHECKPOINT_SECONDS", 0.0)
-    real, left = _Training.step, [6]
-
-    def step(training, *views):
-        left[0] -= 1
-        if left[0] < 0:
-            raise error
-        return real(training, *views)
-
-    monkeypatch.setattr(_Training, "step", step)
+    left = cut_after(monkeypatch, 6, error)
     with pytest.raises(UserError) as raised:
         pretrain(tiny_config, tiny_data, tmp_path)
-    said = one_line(raised)
+    said = str(raised.value)
     assert "pre-training tiny-mnist_cnn-r2_two_views-mlp_no_bn on cpu with batch_size 32" in said
-    assert "try micro_batch 8" in said and "smaller batch_size" in said and "smaller width than 1" in said
-    with pytest.raises(UserError, match="batch_size 32, the activations of 4 images at once; try micro_batch 2 "):
+    assert "try micro_batch 8" in said and "a smaller width than 1" in said and "\n" not in said
+    with pytest.raises(
+        UserError, match="batch_size 32, the activations of 4 images at once; try micro_batch 2 "
+    ):
         pretrain(replace(tiny_config, micro_batch=4), tiny_data, tmp_path)
     with pytest.raises(UserError, match="out of memory pre-training"):
         estimate_seconds(tiny_config, tiny_data)
@@ -51,32 +45,41 @@ def test_memory_that_runs_out_in_pre_training_is_one_line_and_keeps_the_checkpoi
 
 
 def test_memory_that_runs_out_in_an_evaluation_names_what_to_make_smaller(
-    tiny_config, tiny_data, tmp_path, monkeypatch
+    run, tiny_data, monkeypatch
 ):
-    run = pretrain(tiny_config, tiny_data, tmp_path)
     probe = ProbeConfig(labels=(60, 120), epochs=1, batch_size=20)
 
     def fail(*_, **__):
         raise GPU
 
+    def refused(message, evaluation, *given, **how):
+        with pytest.raises(UserError, match=message):
+            evaluation(run, tiny_data, *given, **how)
+
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "_train_classifier", fail)
+        patch.setattr(evaluate, "_train", fail)
         for evaluation, kind in ((fit_probe, "probe"), (fine_tune, "finetune")):
-            with pytest.raises(UserError, match=f"in {kind} of {run.name} with batch_size 20; try a smaller batch_s"):
-                evaluation(run, tiny_data, probe)
-        patch.setattr(evaluate, "normalise", fail)
-        evaluate._kept.clear()
-        with pytest.raises(UserError, match="encoding images 1000 at a time on cpu; try a smaller .*ENCODE_BATCH"):
-            fit_probe(run, tiny_data, probe)
+            refused(
+                f"in {kind} of {run.name} with batch_size 20; try a smaller batch_s",
+                evaluation,
+                probe,
+            )
         patch.setattr(evaluate, "knn_accuracy", fail)
-        patch.setattr(evaluate, "encode", lambda f, x, *_: torch.ones(len(x), 1))
-        with pytest.raises(UserError, match=f"in knn of {run.name}; try fewer labelled images"):
-            knn(run, tiny_data, (60, 120), k=3)
+        refused(f"in knn of {run.name}; try fewer labelled images", knn, (60, 120), k=3)
+        patch.setattr(evaluate, "normalise", fail)
+        measure._held.clear()
+        refused(
+            "encoding images 1000 at a time on cpu; try a smaller .*ENCODE_BATCH", fit_probe, probe
+        )
     assert fit_probe(run, tiny_data, probe)["accuracies"]  # nothing half made was stored
 
 
 def test_other_errors_pass_as_they_are():
-    for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), KeyError("memory"), UserError("bad lr")):
+    for error in (
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        KeyError("memory"),
+        UserError("bad lr"),
+    ):
         with pytest.raises(type(error)) as raised, enough_memory("here", "nothing"):
             raise error
         assert raised.value is error
@@ -88,7 +91,8 @@ from dataclasses import replace
 import torch
 from simclr_core.data import load_dataset
 from simclr_core.errors import UserError
-from simclr_core.pretrain import PretrainConfig, pretrain
+from labreport.store import pretrain
+from simclr_core.config import PretrainConfig
 
 data = load_dataset("digits")
 config = PretrainConfig("digits", (0, 8), augmentation="digits", batch_size=8, epochs=1)
@@ -104,16 +108,23 @@ except UserError as error:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set and read as Linux has it")
 def test_a_process_whose_memory_is_limited_says_so_for_real(tmp_path):
-    child = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True
+    )
     assert child.returncode == 0, child.stderr
-    assert child.stdout.startswith("out of memory pre-training digits-mnist_cnn") and "batch_size 1024" in child.stdout
+    assert (
+        child.stdout.startswith("out of memory pre-training digits-mnist_cnn")
+        and "batch_size 1024" in child.stdout
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_gpu_without_room_says_so_for_real(tiny_config, tiny_data, tmp_path):
     torch.cuda.set_per_process_memory_fraction(1e-5)
     try:
-        with pytest.raises(UserError, match="out of memory pre-training .* on cuda with batch_size 32"):
+        with pytest.raises(
+            UserError, match="out of memory pre-training .* on cuda with batch_size 32"
+        ):
             pretrain(replace(tiny_config, device="cuda", encoder="resnet18"), tiny_data, tmp_path)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -27,6 +27,7 @@ from sample_report import (
     write_notebook,
 )
 
+from labreport import exporters
 from labreport.exporters import Front, LabReportHTMLExporter, LabReportTypstExporter, Section, render
 from labreport.glyphs import families_for
 from labreport.merge import merge
@@ -38,7 +39,15 @@ from labreport.text import (
     literal_markdown,
     wrap_lines,
 )
-from simclr_core.errors import UserError
+from simclr_core.errors import StoreError, UserError
+
+
+def chinese_font() -> bool:
+    try:
+        return bool(families_for(["中"]))
+    except UserError:
+        return False
+
 
 needs_poppler = pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs poppler-utils to read the PDF")
 
@@ -133,7 +142,6 @@ def test_pdf_has_the_same_sections_captions_and_sentences(report, pdf_text):
         assert heading.get_text(" ").split("\u03c4")[0].split("$")[0].split()[-1] in words
     for sentence in (
         "The probe beats a random encoder by 5 points.",
-        "中文字符",
         "first item",
         "To be read with the notice",
     ):
@@ -201,6 +209,12 @@ def test_code_is_folded_in_the_page_and_removed_cells_are_gone(report):
     assert others == ["Code"] * 9
     assert not html.find("details", open=True)
     assert "epochs = 5" in html.details.text and "secret" not in html.get_text()
+
+
+@needs_poppler
+@pytest.mark.skipif(not chinese_font(), reason="needs a font with Chinese characters")
+def test_pdf_has_chinese_characters(pdf_text):
+    assert "中文字符" in pdf_text
 
 
 @needs_poppler
@@ -573,3 +587,40 @@ def test_class_names_are_literal_in_a_notebooks_sentences_and_as_they_are_in_its
     pictures = [Image.new("L", (4, 4))] * 2
     figure = figures.cluster_examples([[numpy.array(p)[..., None] for p in pictures]] * 2, data.class_names[:2], [2, 2])
     assert figure.axes[0].get_yticklabels()[0].get_text() == f"{names[0]} (n = 2)"
+
+
+# ---- both files or neither ----------------------------------------------------------------------------------
+
+
+def test_a_pdf_that_cannot_be_written_leaves_both_files_as_they_were(tmp_path, monkeypatch):
+    path = write_notebook(tmp_path / "01.ipynb", "# Title")
+    old = render([Section("01", path)], Front("Old"), tmp_path)
+    before = [file.read_bytes() for file in old]
+    write = exporters.write_atomically
+
+    def full(file, content):
+        if file.name.startswith(".report.pdf"):
+            raise StoreError("no space left")
+        write(file, content)
+
+    monkeypatch.setattr(exporters, "write_atomically", full)
+    with pytest.raises(StoreError, match="no space left"):
+        render([Section("01", path)], Front("New"), tmp_path)
+    assert [file.read_bytes() for file in old] == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["01.ipynb", "report.html", "report.pdf"]
+
+
+def test_a_folder_in_the_pdf_s_place_is_named_and_no_html_is_written(tmp_path):
+    (tmp_path / "report.pdf").mkdir()
+    with pytest.raises(StoreError, match="report.pdf is a folder: move it away"):
+        render([Section("01", write_notebook(tmp_path / "01.ipynb", "# Title"))], Front("Report"), tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_killed_pandoc_is_told_in_a_line(tmp_path, monkeypatch):
+    pandoc = tmp_path / "pandoc"
+    pandoc.write_text("#!/bin/sh\nkill -9 $$\n")
+    pandoc.chmod(0o755)
+    monkeypatch.setattr("pypandoc.get_pandoc_path", lambda: str(pandoc))
+    with pytest.raises(UserError, match="pandoc was killed by SIGKILL while the report was rendered"):
+        render([Section("01", write_notebook(tmp_path / "01.ipynb", "# Title"))], Front("Report"), tmp_path)

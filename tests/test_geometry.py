@@ -6,24 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from labreport.measure import map_in_the_plane, measure_geometry, neighbours
+from labreport.store import pretrain
 from simclr_core import geometry
 from simclr_core.errors import UserError
-from simclr_core.geometry import (
-    alignment,
-    class_distances,
-    effective_rank,
-    map_in_the_plane,
-    measure_geometry,
-    neighbours,
-    uniformity,
-)
-from simclr_core.pretrain import pretrain
-from simclr_core.runs import unpack_array
-
-
-@pytest.fixture
-def run(tiny_config, tiny_data, tmp_path):
-    return pretrain(tiny_config, tiny_data, tmp_path, keep_epochs=(1,))
+from simclr_core.evaluate import encode
+from simclr_core.geometry import alignment, class_distances, effective_rank, uniformity
 
 
 def test_alignment_is_the_mean_squared_distance_of_unit_vectors():
@@ -37,7 +25,9 @@ def test_uniformity_equals_loops_over_pairs_and_is_zero_when_all_is_one_point():
     u = torch.randn(12, 5, dtype=torch.float64)
     unit = [row / row.norm() for row in u]
     pairs = [(a - b).square().sum().item() for i, a in enumerate(unit) for b in unit[:i]]
-    assert uniformity(u) == pytest.approx(math.log(sum(math.exp(-2 * d) for d in pairs) / len(pairs)))
+    assert uniformity(u) == pytest.approx(
+        math.log(sum(math.exp(-2 * d) for d in pairs) / len(pairs))
+    )
     assert uniformity(torch.ones(6, 3)) == pytest.approx(0, abs=1e-6) and uniformity(u) < 0
 
 
@@ -54,7 +44,8 @@ def test_class_distances_equal_loops_over_pairs():
     for a in range(3):
         for b in range(3):
             pairs = [1 - torch.cosine_similarity(h[i], h[j], dim=0).item()
-                     for i in range(14) for j in range(14) if i != j and labels[i] == a and labels[j] == b]  # fmt: skip
+                     for i in range(14) for j in range(14)
+                     if i != j and labels[i] == a and labels[j] == b]  # fmt: skip
             assert found[a, b].item() == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
 
 
@@ -63,37 +54,42 @@ def test_a_class_with_one_image_has_no_distance_within():
         class_distances(torch.randn(5, 3), torch.tensor([0, 0, 1, 1, 2]), 3)
 
 
-def test_geometry_of_separate_classes_shows_it(run, tiny_data):
-    result = measure_geometry(run, tiny_data, 40)
-    assert result["within"] < result["between"]
-    assert 0 <= result["alignment"] <= 4 and result["uniformity"] < 0 and result["effective_rank"] >= 1
-    matrix = torch.tensor(result["class_distances"])
-    assert torch.allclose(matrix, matrix.T) and matrix.diagonal().mean().item() == pytest.approx(result["within"])
-
-
-def test_geometry_differs_by_epoch_and_between_h_and_z_and_is_stored(run, tiny_data, monkeypatch):
-    last, first, on_z = (measure_geometry(run, tiny_data, 40, on, epoch) for on, epoch in
-                         (("h", None), ("h", 1), ("z", None)))  # fmt: skip
-    assert len({result["alignment"] for result in (last, first, on_z)}) == 3
-    monkeypatch.setattr(geometry, "_embed", None)
+def test_geometry_of_separate_classes_shows_it_and_differs_by_epoch_and_on_z(
+    run, tiny_data, monkeypatch
+):
+    asked = {"last": {}, "first": {"epoch": 1}, "z": {"on": "z"}}
+    found = {name: measure_geometry(run, tiny_data, 40, **how) for name, how in asked.items()}
+    last = found["last"]
+    assert last["within"] < last["between"] and last["uniformity"] < 0
+    assert 0 <= last["alignment"] <= 4 and last["effective_rank"] >= 1
+    matrix = torch.tensor(last["class_distances"])
+    assert torch.allclose(matrix, matrix.T)
+    assert matrix.diagonal().mean().item() == pytest.approx(last["within"])
+    assert len({result["alignment"] for result in found.values()}) == 3
+    monkeypatch.setattr(geometry, "measure_geometry", None)  # a second computation fails
     assert measure_geometry(run, tiny_data, 40) == last
-    with pytest.raises(UserError, match="z after epoch 1 cannot be had"):
-        measure_geometry(run, tiny_data, 40, "z", 1)
 
 
-def test_an_untrained_encoder_is_measured_with_the_views_it_was_asked_with(tiny_config, tiny_data, tmp_path):
+def test_an_untrained_encoder_is_measured_with_the_views_it_was_asked_with(
+    tiny_config, tiny_data, tmp_path
+):
     """Its identity leaves the augmentation out, so the result's must not."""
     none = replace(tiny_config, objective="none")
-    aligned = [measure_geometry(pretrain(config, tiny_data, tmp_path), tiny_data, 40)["alignment"]
-               for config in (none, replace(none, augmentation="flip"))]  # fmt: skip
-    assert aligned[0] != aligned[1]
+    runs = (
+        pretrain(config, tiny_data, tmp_path)
+        for config in (none, replace(none, augmentation="flip"))
+    )
+    first, second = (measure_geometry(run, tiny_data, 40)["alignment"] for run in runs)
+    assert first != second
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_map_gives_each_image_a_place_and_always_the_same(run, tiny_data, method):
     result = map_in_the_plane(run, tiny_data, 40, method)
-    assert torch.tensor(result["coordinates"]).shape == (40, 2) and result["labels"] == tiny_data.test.labels.tolist()
-    assert sorted(result["explained"], reverse=True) == result["explained"] and sum(result["explained"]) <= 1 + 1e-9
+    assert torch.tensor(result["coordinates"]).shape == (40, 2)
+    assert result["labels"] == tiny_data.test.labels.tolist()
+    explained = result["explained"]
+    assert sorted(explained, reverse=True) == explained and sum(explained) <= 1 + 1e-9
     for path in run.path.glob("map-*.json"):
         path.unlink()
     assert map_in_the_plane(run, tiny_data, 40, method) == result
@@ -101,32 +97,29 @@ def test_map_gives_each_image_a_place_and_always_the_same(run, tiny_data, method
 
 def test_neighbours_are_the_most_similar_training_images_to_one_test_image_a_class(run, tiny_data):
     result = neighbours(run, tiny_data, (0, 120), k=5)
-    assert unpack_array(result["pictures"]).shape == (4, 5, 12, 12, 1) and result["query_labels"] == [0, 1, 2, 3]
-    assert (unpack_array(result["queries"]) == tiny_data.test.images[:4].numpy()).all()  # labels are 0, 1, 2, 3, 0, ...
-    encoder = run.load_encoder()
-    h, h_test = (geometry.encode(encoder, x, tiny_data) for x in (tiny_data.train.images, tiny_data.test.images))
+    assert result["pictures"].shape == (4, 5, 12, 12, 1) and result["query_labels"] == [0, 1, 2, 3]
+    assert (
+        result["queries"] == tiny_data.test.images[:4].numpy()
+    ).all()  # labels 0, 1, 2, 3, 0, ...
+    h, h_test = (encode(run.load_encoder(), split.images, tiny_data.mean, tiny_data.std)
+                 for split in (tiny_data.train, tiny_data.test))  # fmt: skip
     similarities = [torch.cosine_similarity(h_test[3], row, dim=0).item() for row in h]
     best = sorted(range(120), key=lambda k: -similarities[k])[:5]
     assert result["similarities"][3] == pytest.approx([similarities[k] for k in best], abs=1e-5)
     assert result["labels"][3] == tiny_data.train.labels[best].tolist()
+    assert (result["pictures"][3] == tiny_data.train.images[best].numpy()).all()
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("measure", "given", "message"),
     [
-        (lambda run, data: measure_geometry(run, data, 41), "images 41 must be 2 to 40"),
-        (lambda run, data: map_in_the_plane(run, data, 40, "umap"), "map 'umap' is unknown; known are pca, tsne"),
-        (
-            lambda run, data: neighbours(run, data, (0, 121)),
-            r"\(0, 121\) is not a range within the 120 training images",
-        ),
+        (measure_geometry, (41,), "images 41 must be 2 to 40"),
+        (measure_geometry, (20, "Z"), "on 'Z' is unknown; known are h, z"),
+        (measure_geometry, (20, "z", 1), "z after epoch 1 cannot be had"),
+        (map_in_the_plane, (40, "umap"), "map 'umap' is unknown; known are pca, tsne"),
+        (neighbours, ((0, 121),), r"\(0, 121\) is not a range within the 120 training images"),
     ],
 )
-def test_what_cannot_be_had_is_said(run, tiny_data, call, message):
+def test_what_cannot_be_had_is_said(run, tiny_data, measure, given, message):
     with pytest.raises(UserError, match=message):
-        call(run, tiny_data)
-
-
-def test_what_lies_neither_on_h_nor_on_z_is_refused(run, tiny_data):
-    with pytest.raises(UserError, match="on 'Z' is unknown; known are h, z"):
-        measure_geometry(run, tiny_data, 20, on="Z")
+        measure(run, tiny_data, *given)

@@ -7,7 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from simclr_core import loss as loss_module
-from simclr_core.loss import nt_xent_floor, nt_xent_loss, nt_xent_plain, nt_xent_tiled
+from simclr_core import tiled_loss
+from simclr_core.loss import nt_xent_floor, nt_xent_loss, nt_xent_plain
+from simclr_core.tiled_loss import nt_xent_tiled
 
 
 def algorithm_1(z_i, z_j, temperature):
@@ -228,7 +230,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.fixture
 def nothing_kept(monkeypatch):
     """The tiles computed again in the backward pass, as for large N."""
-    monkeypatch.setattr(loss_module, "KEPT", 0)
+    monkeypatch.setattr(tiled_loss, "KEPT", 0)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.01])
@@ -260,7 +262,7 @@ def test_tiled_form_saves_nothing_for_backward_but_z_and_the_row_sums(nothing_ke
 def test_tiles_are_kept_where_they_are_few(monkeypatch):
     tiles = (10 * 11 // 2, 20**2)
     for kept in (math.prod(tiles), math.prod(tiles) - 1):
-        monkeypatch.setattr(loss_module, "KEPT", kept)
+        monkeypatch.setattr(tiled_loss, "KEPT", kept)
         assert (tiles in shapes_saved(0.5)) == (kept == math.prod(tiles))
     monkeypatch.undo()
     assert tiles in shapes_saved(0.5) and tiles not in shapes_saved(0.01)
@@ -271,7 +273,7 @@ def test_kept_tiles_change_no_number_and_serve_twice(n, tile, monkeypatch):
     inputs = projections(n, 32, torch.float32)
     value = tiled(tile)(*inputs, 0.5)
     twice = [[value, *torch.autograd.grad(value, inputs, retain_graph=True)] for _ in range(2)]
-    monkeypatch.setattr(loss_module, "KEPT", 0)
+    monkeypatch.setattr(tiled_loss, "KEPT", 0)
     again = value_and_gradients(tiled(tile), inputs, 0.5)
     for ours, repeated, expected in zip(*twice, again, strict=True):
         assert torch.equal(ours, expected) and torch.equal(repeated, expected)

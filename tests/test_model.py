@@ -8,10 +8,17 @@ import torch
 import torchvision
 
 import simclr_core.model
+from labreport.store import pretrain
+from simclr_core.config import PretrainConfig
 from simclr_core.data import Dataset, Split
 from simclr_core.errors import UserError
-from simclr_core.model import build_encoder, build_projection_head, count_parameters
-from simclr_core.pretrain import PretrainConfig, pretrain
+from simclr_core.model import (
+    ENCODERS,
+    HEADS,
+    build_encoder,
+    build_projection_head,
+    count_parameters,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,13 @@ def test_projection_heads_are_pinned_by_their_parameter_counts(name, z_dim, para
     head = build_projection_head(name, 512, 512, 128)
     assert head(torch.zeros(3, 512)).shape == (3, z_dim)
     assert count_parameters(head) == parameters
+
+
+def test_one_entry_adds_an_encoder_or_a_head(monkeypatch):
+    monkeypatch.setitem(ENCODERS, "mine", lambda *given: given)
+    monkeypatch.setitem(HEADS, "mine", lambda h_dim, hidden, z_dim: (h_dim, hidden, z_dim))
+    assert build_encoder("mine", 3, 32, 0.5, "imagenet") == (3, 32, 0.5, "imagenet")
+    assert build_projection_head("mine", 4, 5, 6) == (4, 5, 6)
 
 
 def test_unknown_names_are_refused():

@@ -11,13 +11,14 @@ from sample_report import FRONT, sample_sections
 from torchvision.models import resnet18
 
 from labreport.exporters import render
+from labreport.measure import fit_probe, knn
 from labreport.stand_ins import settle_data
-from simclr_core import data as data_module
-from simclr_core.data import load_dataset
+from labreport.store import pretrain
+from simclr_core.config import PretrainConfig
+from simclr_core.data import load_dataset, mnist
 from simclr_core.errors import DataNotFound, UserError
-from simclr_core.evaluate import ProbeConfig, fit_probe, knn
+from simclr_core.evaluate import ProbeConfig
 from simclr_core.model import build_encoder
-from simclr_core.pretrain import PretrainConfig, pretrain
 
 
 @pytest.fixture
@@ -118,8 +119,8 @@ def test_what_a_download_unpacked_to_is_checked_again(monkeypatch, tmp_path):
     def fetch(self, root, **_):
         folder = Path(root, "MNIST/raw")
         folder.mkdir(parents=True)
-        for name, size in data_module.MNIST_BYTES.items():
-            (folder / name).write_bytes(bytes(size))
+        for name in mnist.MD5:
+            (folder / name).write_bytes(bytes(99))
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SIMCLR_DATA", raising=False)

@@ -11,7 +11,6 @@ import nbformat
 import pytest
 import yaml
 
-from labreport.claims import CLAIMS
 from labreport.parameters import has_tag, notebook_defaults
 
 ROOT = Path(__file__).parents[1]
@@ -157,14 +156,3 @@ def test_every_figure_and_table_label_is_unique_over_the_report():
         if "show_" in cell.source
     ]
     assert labels and len(labels) == len(set(labels)), sorted(label for label in labels if labels.count(label) > 1)
-
-
-def test_measures_that_the_mnist_claims_read_are_written_by_the_notebooks():
-    """The keys of claims on notebooks that exist are spelt there as here."""
-    existing = {path.stem for path in NOTEBOOKS}
-    sources = "\n".join(cell.source for path in NOTEBOOKS for cell in code_cells(path))
-    for claim in CLAIMS:
-        if set(claim.notebooks) <= existing:
-            for key in claim.keys:
-                family = key.split(".")[0]
-                assert f'"{family}.' in sources, f"{claim.id} reads {key}, which no notebook writes"

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from simclr_core.errors import UserError
-from simclr_core.optim import LARS, Muon, build_optimizer, lr_factor, orthogonal
+from simclr_core.optim import (
+    LARS,
+    OPTIMIZERS,
+    SCHEDULES,
+    Muon,
+    build_optimizer,
+    lr_factor,
+    orthogonal,
+)
 
 
 def test_cosine_starts_at_one_is_half_in_the_middle_and_ends_near_zero():
@@ -22,7 +30,7 @@ def test_warm_up_is_linear_and_the_cosine_follows_it():
 
 def test_lars_step_equals_the_hand_computed_one_and_leaves_biases_unscaled():
     weight, bias = torch.nn.Parameter(torch.tensor([[3.0, 4.0]])), torch.nn.Parameter(torch.tensor([2.0]))
-    optimizer = LARS([weight, bias], lr=0.5, momentum=0.9, weight_decay=0.1, eta=0.001)
+    optimizer = LARS([weight, bias], lr=0.5, momentum=0.9, weight_decay=0.1)
     weight.grad, bias.grad = torch.tensor([[0.3, 0.0]]), torch.tensor([1.0])
     optimizer.step()
     # g = (0.3, 0) + 0.1 (3, 4) = (0.6, 0.4); |w| = 5, |g| = sqrt(0.52); ratio = 0.001 * 5 / |g|
@@ -61,6 +69,22 @@ def test_muon_step_equals_the_hand_computed_one():
         before = 0.95 * before - length * orthogonal(u.flatten(1)).view_as(u)
     torch.testing.assert_close(kernel.data, before)
     torch.testing.assert_close(bias.data, torch.tensor([0.95 * (0.95 * 2 - 0.5 * 1.9) - 0.5 * (1 + 0.9 * 1.9)]))
+
+
+def test_one_entry_adds_an_optimizer_or_a_schedule(monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "mine", lambda *given: given)
+    monkeypatch.setitem(SCHEDULES, "mine", lambda k, n: k / n)
+    linear = torch.nn.Linear(1, 1)
+    assert build_optimizer("mine", [linear], 0.1, 0.2, 0.3) == ([*linear.parameters()], 0.1, 0.2, 0.3)
+    assert lr_factor("mine", 7, 12, warmup_steps=2) == 0.5
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_without_any_gradient_changes_nothing(name):
+    linear = torch.nn.Linear(2, 2)
+    before = linear.weight.detach().clone()
+    build_optimizer(name, [linear], 0.1, 0.1, 0.9).step()
+    assert torch.equal(linear.weight, before)
 
 
 def test_unknown_optimizer_and_schedule_are_refused():

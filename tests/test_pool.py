@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,28 +21,30 @@ from labreport.plan import Cost, PlannedRun
 from labreport.pool import TRIES, Computation, WorkerDied
 from labreport.processes import Processes
 from labreport.progress import Reporter
+from labreport.store import pretrain
+from labreport.store.identity import run_name
+from labreport.store.runs import kept_name, read_history
 from labreport.worker import compute, work_item
+from simclr_core.config import Own, PretrainConfig
 from simclr_core.data import load_dataset
 from simclr_core.errors import UserError
-from simclr_core.pretrain import PretrainConfig, pretrain
-from simclr_core.runs import kept_name, read_history, run_name
 
 CONFIG = PretrainConfig("digits", (0, 64), batch_size=32, epochs=2, lr=0.1)
 # In every worker: checkpoints after each step, a line a training begun, and what the test adds.
 IN_WORKERS = """
-import os, signal, time
+import importlib, os, signal, time
 from pathlib import Path
-from simclr_core import pretrain
-from simclr_core.pretrain import _Training
+from simclr_core.train import Training
 
-pretrain.CHECKPOINT_SECONDS = 0.0
-folder, real_train, real_step = Path({folder!r}), _Training.train, _Training.step
+store = importlib.import_module("labreport.store.train")
+store.CHECKPOINT_SECONDS = 0.0
+folder, real_train, real_step = Path({folder!r}), store.Book.train, Training.step
 
-def noted_train(training):
-    how = "resumed" if (training.run.path / "checkpoint.pt").is_file() else "anew"
+def noted_train(book, progress):
+    how = "resumed" if book.training.steps_done else "anew"
     with open(folder / "trainings", "a") as file:
-        file.write(f"{{training.config.seed}} {{how}} {{os.getpid()}}\\n")
-    real_train(training)
+        file.write(f"{{book.training.seed}} {{how}} {{os.getpid()}}\\n")
+    real_train(book, progress)
 
 def first_time(name):
     try:
@@ -49,17 +52,17 @@ def first_time(name):
     except FileExistsError:
         return False
 
-def at(training, seed, epoch, step):
-    return (training.config.seed, len(training.history) + 1, training.steps_done) == (seed, epoch, step)
+def at(training, seed, epochs, steps):
+    return (training.seed, *divmod(training.steps_done, training.steps_per_epoch)) == (seed, epochs, steps)
 
 def step(training, *views):
 {before_step}
     return real_step(training, *views)
 
-_Training.train, _Training.step = noted_train, step
+store.Book.train, Training.step = noted_train, step
 """
-DIES_ONCE = "    if at(training, 1, 2, 1) and first_time('died'): os.kill(os.getpid(), signal.SIGKILL)"
-HANGS_ONCE = "    if at(training, 1, 2, 1) and first_time('hangs'): time.sleep(100)"
+DIES_ONCE = "    if at(training, 1, 1, 1) and first_time('died'): os.kill(os.getpid(), signal.SIGKILL)"
+HANGS_ONCE = "    if at(training, 1, 1, 1) and first_time('hangs'): time.sleep(100)"
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def patch_workers(tmp_path, monkeypatch):
 
 
 def planned(config: PretrainConfig, data, store: Path, stored: bool = False) -> PlannedRun:
-    return PlannedRun(run_name(config, data.fingerprint), config, data, stored)
+    return PlannedRun(run_name(config, data), config, data, stored)
 
 
 def computation(workers, store: Path, runs, keep=None) -> Computation:
@@ -178,6 +181,16 @@ def test_time_to_go_follows_the_pace_of_the_finished_runs_and_the_epochs_of_thos
     workers.progress[third.name] = {"epoch": 1, "epochs": 2, "loss": 3.14159, "seconds_left": 90.0}
     assert work.describe() == ("pre-training: 3 left, 90 s to go; under way: "
                                f"{third.name} (epoch 1 of 2, loss 3.142)")  # fmt: skip
+
+
+def test_a_run_with_a_part_of_its_own_is_refused_before_any_is_computed(data, tmp_path):
+    (first,) = seeds(1, data, tmp_path)
+    own = planned(replace(CONFIG, own=Own(loss=lambda z_i, z_j: (z_i - z_j).norm())), data, tmp_path)
+    workers = Promised(tmp_path)
+    message = f"{own.name} has a part of its own (loss), defined in a notebook, where workers cannot read it"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}; leave out --workers and --ray$"):
+        computation(workers, tmp_path, [first, own]).run([first, own])
+    assert not workers.submitted
 
 
 def test_a_worker_with_other_data_says_so(data, tmp_path):
@@ -317,7 +330,7 @@ def test_the_list_numbers_each_run_once_and_run_takes_that_number_or_the_folder(
     assert [number for number, _ in listed] == ["1", "2", "1", "2", "3", "4"]
     assert listed[:2] == listed[2:4]
     names = [name for _, name in listed[2:]]
-    assert names[1] == run_name(replace(CONFIG, seed=1), data.fingerprint)
+    assert names[1] == run_name(replace(CONFIG, seed=1), data)
     assert main(["run", "4", *options], root) == 0
     assert stored_runs(root) == {names[3]}
     assert not (root / "reports").exists()
@@ -334,7 +347,6 @@ def test_notebooks_run_after_the_pool_even_if_a_run_failed_which_gives_status_1(
     lines = capsys.readouterr().out.splitlines()
     (failed,) = [line for line in lines if "the loss is" in line]
     name = failed.split(":")[0]
-    assert failed.count(name) == 2  # once more as its folder
     assert lines.index(failed) < next(k for k, line in enumerate(lines) if line.startswith("01_first: executed in"))
     assert lines[-1] == f"failed before the notebooks: {name}; said above, why"
 
@@ -350,7 +362,7 @@ def test_a_report_with_workers_has_its_runs_in_the_store_before_the_notebooks(ro
     monkeypatch.setattr(report, "results_table", lambda _: "a table")
     assert main(["--profile", "tiny", "--only", "1", "--workers", "1"], root) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("  ")]
-    name = run_name(CONFIG, data.fingerprint)
+    name = run_name(CONFIG, data)
     assert lines[1].startswith("1 runs, 0 stored, 1 to train: ")
     assert lines[2] == f"{name}: started, 0 waiting"
     assert lines[3].startswith(f"{name}: stored after ") and lines[3].endswith("; none left")

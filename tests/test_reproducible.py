@@ -44,9 +44,10 @@ def test_what_is_compared_is_everything_but_times_and_provenance(tmp_path):
 
     def write(name, accuracy, seconds, commit):
         notebook = {"measures": {"a": entry(accuracy, "fraction"), "t": entry(seconds, "seconds")}, "series": {},
-                    "sha256": name, "provenance": {"commit": commit}, "runs": ["r"]}  # fmt: skip
+                    "provenance": {"commit": commit}, "runs": ["r"]}  # fmt: skip
         path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps({"notebooks": {"05": notebook}, "failed": {}, "provenance": {"commit": commit}}))
+        content = {"notebooks": {"05": notebook}, "failed": {}, "provenance": {"commit": commit}}
+        path.write_text(json.dumps({**content, "sha256": name}))
         return path
 
     first = write("first", 0.5, 1.25, "abc")

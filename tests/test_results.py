@@ -51,6 +51,20 @@ def test_numpy_numbers_are_written_as_plain_ones(tmp_path):
     assert load_results(tmp_path)["05_clustering_baseline"]["measures"]["clusters.kmeans.h.nmi"]["values"] == {3: 0.5}
 
 
+def test_a_measures_own_setting_and_reduction_come_back_and_others_have_none(results, tmp_path):
+    results.measure("a", {0: 1.0}, "", "", setting={"images": 5, "pflop": 0.1}, reduced="")
+    results.series("b", {0: [1.0]}, "", "", setting={"epochs": 2})
+    results.write(tmp_path)
+    content = load_results(tmp_path)["01_mnist_study"]
+    entry = content["measures"]["a"]
+    assert (entry["setting"], entry["reduced"]) == ({"images": 5, "pflop": 0.1}, "")
+    assert content["series"]["b"]["setting"] == {"epochs": 2}
+    assert "reduced" not in content["series"]["b"]
+    assert not {"setting", "reduced"} & content["series"]["mnist.r2.loss"].keys()
+    with pytest.raises(ValueError, match=r"\['widths'\]: expected of images, width"):
+        results.measure("c", {0: 1.0}, "", "", setting={"widths": 2})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_is_not_finite_is_refused_with_key_and_seed(results, value):
     with pytest.raises(ValueError, match=r"mnist\.x is -?(nan|inf) for seed 2"):

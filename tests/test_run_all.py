@@ -2,10 +2,10 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def checkout(tmp_path):
     (tmp_path / "programs").mkdir()
     for name in ("run_all.sh", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("bash", "dirname", "cat", "cksum", "tail", "grep", "flock", "mkdir", "cp", "rm"):
+    for name in ("bash", "readlink", "cat", "cksum", "tail", "grep", "flock", "mkdir", "cp", "rm"):
         (tmp_path / "programs" / name).symlink_to(shutil.which(name))
     program(tmp_path / "python-of-venv", PYTHON.format(status=1, check=0))
     return tmp_path
@@ -58,9 +58,9 @@ def test_uv_makes_the_environment_once_and_again_when_the_dependencies_change(ch
     program(checkout / "programs/uv", UV)
     done = call(checkout, "--profile", "smoke")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "python -m labreport --profile smoke"
+    assert done.stdout.splitlines()[-1] == "python -P -m labreport --profile smoke"
     assert [line.split()[1] for line in calls(checkout)] == ["venv", "pip"]
-    assert call(checkout, "--list").stdout == "python -m labreport --list\n"
+    assert call(checkout, "--list").stdout == "python -P -m labreport --list\n"
     assert calls(checkout) == []
     (checkout / "requirements.lock").write_text("torch==2.9.0\n")
     call(checkout)
@@ -73,7 +73,7 @@ def test_two_calls_at_once_make_the_environment_once(checkout):
     (checkout / "programs/sleep").symlink_to(shutil.which("sleep"))
     with ThreadPoolExecutor() as pool:
         for done in pool.map(lambda _: call(checkout, "--list"), range(2)):
-            assert done.stdout.splitlines()[-1] == "python -m labreport --list", done.stderr
+            assert done.stdout.splitlines()[-1] == "python -P -m labreport --list", done.stderr
     assert [line.split()[1] for line in calls(checkout)] == ["venv", "pip"]
 
 
@@ -81,14 +81,15 @@ def test_without_uv_the_systems_python_makes_it(checkout):
     make = '#!/bin/sh\ncase "$*" in "-m venv"*) mkdir -p "$3/bin"; cp "$FAKE" "$3/bin/python";; "-c "*) exit 0;; esac\n'
     program(checkout / "programs/python3", make)
     done = call(checkout, "--list")
-    assert done.stdout.splitlines()[-1] == "python -m labreport --list"
+    assert done.stdout.splitlines()[-1] == "python -P -m labreport --list"
     assert "python -m pip install" in (checkout / ".run_all.log").read_text()
 
 
 def test_an_active_environment_with_the_dependencies_is_used_as_it_is(checkout):
     program(checkout / "active/bin/python", PYTHON.format(status=0, check=0))
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        assert call(checkout, "--list", **{variable: str(checkout / "active")}).stdout == "python -m labreport --list\n"
+        done = call(checkout, "--list", **{variable: str(checkout / "active")})
+        assert done.stdout == "python -P -m labreport --list\n"
     assert not (checkout / ".venv").exists()
 
 
@@ -96,7 +97,7 @@ def test_an_active_environment_without_them_is_left_alone(checkout):
     program(checkout / "programs/uv", UV)
     program(checkout / "active/bin/python", PYTHON.format(status=1, check=0).replace("python $*", "the wrong one"))
     done = call(checkout, "--list", VIRTUAL_ENV=str(checkout / "active"))
-    assert done.stdout.splitlines()[-1] == "python -m labreport --list"
+    assert done.stdout.splitlines()[-1] == "python -P -m labreport --list"
     assert "pip install" in calls(checkout)[1]
 
 
@@ -126,7 +127,7 @@ def test_locked_installs_the_lock_and_again_when_versions_have_moved_since(check
             '*environment.py*) exit 1;; esac\necho "python $*"\n')  # fmt: skip
     program(checkout / "programs/uv", UV)
     (checkout / "requirements.lock").write_text("torch==2.9.0\n")
-    assert call(checkout, "--locked").stdout.splitlines()[-1] == "python -m labreport --locked"
+    assert call(checkout, "--locked").stdout.splitlines()[-1] == "python -P -m labreport --locked"
     _, install = calls(checkout)
     lock = checkout / "requirements.lock"
     assert f"--constraint {lock} --requirement {lock} --editable {checkout}[test]" in install
@@ -142,8 +143,53 @@ def test_locked_installs_the_lock_and_again_when_versions_have_moved_since(check
 def test_locked_leaves_an_active_environment_to_the_check_of_its_versions(checkout):
     program(checkout / "active/bin/python", PYTHON.format(status=0, check=0))
     done = call(checkout, "--locked", VIRTUAL_ENV=str(checkout / "active"))
-    assert done.stdout == "python -m labreport --locked\n"
+    assert done.stdout == "python -P -m labreport --locked\n"
     assert not (checkout / ".venv").exists()
+
+
+def test_it_finds_its_checkout_through_links_with_cdpath_set_and_by_a_relative_path(checkout):
+    odd = checkout / "it's \"so\" $(false) é"
+    odd.mkdir()
+    for name in ("run_all.sh", "pyproject.toml"):
+        shutil.move(checkout / name, odd)
+    path = '#!/bin/sh\ncase "$*" in *environment.py*) exit 0;; *) echo "$PYTHONPATH";; esac\n'
+    program(checkout / "active/bin/python", path)
+    (checkout / "elsewhere").mkdir()
+    (checkout / "elsewhere/link").symlink_to(odd / "run_all.sh")
+    environment = {"PATH": str(checkout / "programs"), "VIRTUAL_ENV": str(checkout / "active"),
+                   "CDPATH": f"{checkout}:/"}  # fmt: skip
+    for command in (["elsewhere/link"], [f"{odd.name}/run_all.sh"], ["bash", f"{odd.name}/run_all.sh"]):
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+        assert done.stdout == f"{odd}:{odd}/reports\n", done.stderr
+
+
+def test_a_colon_in_its_path_is_told_in_a_line(checkout):
+    (checkout / "a:b").mkdir()
+    shutil.copy(checkout / "run_all.sh", checkout / "a:b")
+    done = call(checkout / "a:b", PATH=str(checkout / "programs"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {checkout}/a:b has a colon in it") and done.stderr.count("\n") == 1
+
+
+def test_what_lies_in_the_current_folder_is_not_imported_and_closed_outputs_do_no_harm(tmp_path):
+    (tmp_path / "simclr_core").mkdir()
+    (tmp_path / "simclr_core/__init__.py").write_text("raise SystemExit('of another checkout')")
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+    for closed, status in ((">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("--oops >&- 2>&-", 2)):
+        command = f'"$0" compare "$1" "$1" {closed}'
+        arguments = [str(ROOT / "run_all.sh"), str(ROOT / "reports/reference")]
+        done = subprocess.run(["bash", "-c", command, *arguments], cwd=tmp_path, env=environment,
+                              capture_output=True, text=True)  # fmt: skip
+        assert (done.returncode, done.stderr) == (status, ""), closed
+
+
+def test_a_reader_that_goes_away_is_told_in_a_line(tmp_path):
+    command = f"{shlex.quote(str(ROOT / 'run_all.sh'))} compare $0 $0 | :; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+    done = subprocess.run(["bash", "-c", command, str(ROOT / "reports/reference")], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: nobody reads the output any more: stopped; what is finished is kept\n"
 
 
 def test_help_needs_no_environment(checkout):
@@ -197,9 +243,7 @@ def test_smoke_end_to_end_in_an_empty_folder_and_a_second_time_without_training(
 
     trained = {path: path.stat().st_mtime_ns for path in (clone / "runs").rglob("*") if path.is_file()}
     before = (report / "results.json").read_bytes()
-    started = time.monotonic()
     second = run()
-    assert time.monotonic() - started < 45
     assert second.count("unchanged, executed before") == len(list((clone / "notebooks").glob("[0-9][0-9]_*.ipynb")))
     assert {path: path.stat().st_mtime_ns for path in (clone / "runs").rglob("*") if path.is_file()} == trained
     assert (report / "results.json").read_bytes() == before

@@ -2,15 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from labreport import scratch
 from labreport.scratch import PREFIX, remove_abandoned, scratch_folder
+from simclr_core.errors import UserError
 
 HOLD = """
 import sys, time
@@ -20,6 +23,13 @@ with scratch_folder() as folder:
     print(folder, flush=True)
     time.sleep(60)
 """
+
+
+@pytest.fixture
+def tmp_path():
+    """A short one."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        yield Path(folder).resolve()
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +66,24 @@ def test_a_killed_process_s_folder_goes_with_the_next_one_and_a_living_one_s_sta
             holder.kill()
             holder.wait()
             holder.stdout.close()
+
+
+def test_a_folder_for_temporary_files_too_deep_for_sockets_is_left_for_a_short_one_or_named(tmp_path, monkeypatch):
+    """Bound for real: at the limit a kernel's longest socket path works."""
+    room = scratch.LONGEST_SOCKET - scratch.SOCKET_ROOM - len(os.fsencode(tmp_path)) - 1
+    fits, too_long = tmp_path / ("x" * room), tmp_path / ("x" * (room + 1))
+    short = tmp_path / "s"
+    for folder in (fits, too_long, short):
+        folder.mkdir()
+    monkeypatch.setattr(scratch, "SHORT_FOLDERS", (str(tmp_path / "absent"), str(short)))
+    for given, taken in ((fits, fits), (too_long, short)):
+        monkeypatch.setattr(tempfile, "tempdir", str(given))
+        with scratch_folder() as folder, socket.socket(socket.AF_UNIX) as bound:
+            assert folder.parent == taken
+            bound.bind(str(folder / "12345678-ipc-12"))
+    monkeypatch.setattr(scratch, "SHORT_FOLDERS", (str(too_long),))
+    with pytest.raises(UserError, match="xx, has a path too long for the kernels' sockets: set TMPDIR to one"):
+        scratch_folder().__enter__()
 
 
 def test_what_is_young_or_not_ours_is_left_alone(tmp_path):

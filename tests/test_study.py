@@ -8,11 +8,15 @@ import safetensors.torch
 import torch
 import torchvision
 
+from labreport.measure import fit_probe
+from labreport.store import pretrain
+from labreport.store.identity import label
+from labreport.store.recorded import dataset_from_record
 from labreport.study import Lab, after, few_labels, loading_code, mean_of, mean_of_draws, per_class, pick, pretrain_on
-from simclr_core.data import Dataset, Split, dataset_from_record, load_dataset
+from simclr_core.config import PretrainConfig
+from simclr_core.data import Dataset, Split, load_dataset
 from simclr_core.errors import DataNotFound, StoreError, UserError
-from simclr_core.evaluate import ProbeConfig, fit_probe
-from simclr_core.pretrain import PretrainConfig, pretrain
+from simclr_core.evaluate import ProbeConfig
 
 
 def test_a_run_keeps_the_encoders_that_other_notebooks_want(tiny_config, tiny_data, tmp_path, monkeypatch):
@@ -97,7 +101,7 @@ def test_a_run_on_two_devices_is_trained_by_two_processes_and_read_from_the_stor
     data = load_dataset("digits")
     for found in (0, 1):
         run = lab.pretrain({"ours": CONFIG}, [0], data, devices=2)["ours"][0]
-        assert capsys.readouterr().out == f"ours: {CONFIG.label()}, seed 0; {found} of 1 found in the store\n"
+        assert capsys.readouterr().out == f"ours: {label(CONFIG)}, seed 0; {found} of 1 found in the store\n"
     assert run.record["processes"] == [{"count": 2, "batch_norm_sync": True}]
     events = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
     assert [(event["run"], event["epoch"]) for event in events] == [(run.name, 1), (run.name, 2)]

@@ -5,7 +5,11 @@ import math
 import pytest
 from scipy import stats
 
-from labreport.statistics import (
+from labreport.science.statistics import (
+    Difference,
+    holm,
+    image_interval,
+    in_words,
     interval_of_mean,
     paired_difference,
     percent_table,
@@ -99,3 +103,24 @@ def test_value_table_gives_each_quantity_its_digits():
     scores = {"h": {"effective_rank": {0: 4.26, 1: 6.26}, "within": {0: -0.5}}}
     frame = value_table(scores, "on", {"effective_rank": 1, "within": 3})
     assert frame.to_dict("records") == [{"on": "h", "effective rank": "5.3 ± 1.4", "within": "−0.500"}]
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_comparisons_and_never_falls():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a": 0.03, "c": 0.06, "b": 0.06}
+    assert holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0} and holm({}) == {}
+
+
+def test_other_test_images_move_an_accuracy_by_the_binomials_spread():
+    confusion = [[950, 50], [50, 950]]  # 2,000 images, 95 % right: sd sqrt(0.95 * 0.05 / 2000)
+    interval = image_interval({0: confusion, 1: confusion})
+    assert interval.mean == 0.95 and interval.n == 2
+    half = 1.96 * math.sqrt(0.95 * 0.05 / 2000)
+    assert interval.high - 0.95 == pytest.approx(half, rel=0.06)
+    assert 0.95 - interval.low == pytest.approx(half, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"), [(0.1, 0.2, "up"), (-0.2, -0.1, "down"), (-0.1, 0.1, "inconclusive")]
+)
+def test_an_interval_on_both_sides_of_zero_is_inconclusive(low, high, words):
+    assert words in in_words(Difference(0.0, low, high, 3), "up", "down")
