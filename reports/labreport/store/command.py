@@ -119,6 +119,8 @@ def read_config(path: str | Path) -> PretrainConfig:
     given = given.get("config", given) if isinstance(given, dict) else given
     if not isinstance(given, dict):
         raise UserError(f"{path} must hold one JSON object, the fields of PretrainConfig")
+    if given.get("objective") == "none":
+        given = {"images": (0, 1), **given}  # which do not matter to an untrained encoder
     known = {field.name: field for field in fields(PretrainConfig) if field.name != "own"}
     if unknown := sorted(given.keys() - known.keys()):
         raise UserError(f"{path}: unknown field {', '.join(unknown)}; known are {', '.join(known)}")
