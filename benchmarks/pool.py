@@ -17,11 +17,11 @@ from statistics import median
 
 from common import Result, environment
 
-from labreport.plan import Cost, PlannedRun
-from labreport.pool import Computation
-from labreport.processes import Processes
-from labreport.progress import Reporter
+from labreport.run.plan import Cost, PlannedRun
+from labreport.run.progress import Reporter
 from labreport.store.identity import run_name
+from labreport.workers.pool import Computation
+from labreport.workers.processes import Processes
 from simclr_core.config import PretrainConfig
 from simclr_core.data import load_dataset
 

@@ -28,7 +28,7 @@ from common import (
     wait,
 )
 
-from labreport.cost import pretrain_flops
+from labreport.run.cost import pretrain_flops
 from simclr_core.config import PretrainConfig
 from simclr_core.data import Dataset
 from simclr_core.train import Training

@@ -1,5 +1,4 @@
-"""The lab report: what notebooks show, and how executed notebooks become one HTML and one PDF file."""
+"""The lab report around the method, in rooms: store, science, render, notebook, run, workers, tools.
 
-from labreport.display import say, show_figure, show_table
-
-__all__ = ["say", "show_figure", "show_table"]
+On top cli and session, below what all rooms use: project, environment, parameters, results, text.
+"""

@@ -99,7 +99,7 @@ def _check_words(command: str, words: Sequence[str], given: Sequence[str]) -> No
         raise UserError(f"{given[0]} makes no sense with compare, which reads two finished reports: leave it out")
     if command == "compare" and len(words) != 2:
         raise UserError(f"compare takes two reports, got {len(words)} ({', '.join(words) or 'none'}): "
-                        "give two folders, such as ./run_all.sh compare reports/reference reports/quick")  # fmt: skip
+                        "give two folders: ./run_all.sh compare reports/reference-quick reports/quick")  # fmt: skip
 
 
 def _check_pool(options: argparse.Namespace) -> None:
@@ -170,8 +170,8 @@ def _require_locked_versions() -> None:
 
 
 def _run_tests(root: Path, arguments: Sequence[str]) -> int:
-    from labreport.references import run_tests
-    from labreport.stand_ins import data_environment
+    from labreport.run.stand_ins import data_environment
+    from labreport.tools.references import run_tests
 
     data_environment(None, root)  # a folder that does not exist is told before the suite starts
     given = os.environ.get("SIMCLR_DATA")
@@ -183,22 +183,22 @@ def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path)
     if passed_on and options.command != "lab":
         raise UserError("arguments after -- are for ./run_all.sh lab only")
     if options.command == "compare":
-        from labreport.compare import compare_reports
+        from labreport.tools.compare import compare_reports
 
         print(compare_reports(*options.words))
         return 0
     if options.locked:
         _require_locked_versions()
-    from labreport.progress import Reporter
-    from labreport.references import update_references
-    from labreport.stand_ins import data_environment
+    from labreport.run.progress import Reporter
+    from labreport.run.stand_ins import data_environment
+    from labreport.tools.references import update_references
 
     project = Project(root)
     with environment(data_environment(options.data, root)):
         if options.command == "update-references":
             return update_references(project, Reporter())
         if options.command == "adopt":
-            from labreport.adopt import adopt
+            from labreport.tools.adopt import adopt
 
             adopt(Path(os.environ.get("SIMCLR_RUNS") or root / "runs"))
             return 0
@@ -207,7 +207,7 @@ def _dispatch(options: argparse.Namespace, passed_on: Sequence[str], root: Path)
         prepared = session.prepare(project, options)
         with environment(prepared.job.environment):
             if options.command == "lab":
-                from labreport.lab import open_lab
+                from labreport.tools.lab import open_lab
 
                 return open_lab(prepared.job, prepared.profile.name, passed_on)
             if options.command == "run":

@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,8 @@ def parse_value(text: str, default: Any) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return {"True": True, "False": False}.get(text, text)
+
+
+def data_of(config: Any, data: Any) -> Any:
+    """The data set of a run, of a notebook that has one, or several by their names."""
+    return data[config.dataset] if isinstance(data, Mapping) else data

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from labreport.executed import Executed
 from labreport.parameters import notebook_defaults
-from labreport.plan import (
+from labreport.project import Project
+from labreport.run.executed import Executed
+from labreport.run.plan import (
     Cost,
     PlanFailure,
     PlannedRun,
@@ -22,15 +23,14 @@ from labreport.plan import (
     runs_in_order,
     total_cost,
 )
-from labreport.pool import Computation, Workers
-from labreport.processes import Processes
-from labreport.profiles import Profile, choose_parameters, load_profile, select_notebooks
-from labreport.progress import Reporter
-from labreport.project import Project
-from labreport.ray_cluster import RayCluster, require_ray
-from labreport.runner import Job, execute_notebooks, only_one, stale_notebooks, write_results
-from labreport.stand_ins import banner, settle_data
-from labreport.stored_report import StoredReport, read_stored_report
+from labreport.run.profiles import Profile, choose_parameters, load_profile, select_notebooks
+from labreport.run.progress import Reporter
+from labreport.run.runner import Job, execute_notebooks, only_one, stale_notebooks, write_results
+from labreport.run.stand_ins import banner, settle_data
+from labreport.run.stored_report import StoredReport, read_stored_report
+from labreport.workers.pool import Computation, Workers
+from labreport.workers.processes import Processes
+from labreport.workers.ray_cluster import RayCluster, require_ray
 from simclr_core.errors import UserError
 
 Plans = dict[str, list[PlannedRun] | PlanFailure]
@@ -174,12 +174,12 @@ def make(prepared: Prepared, fresh: bool = False) -> int:
         to_train = {name: sum(run.name in left for run in plan)
                     for name, plan in plans.items() if not isinstance(plan, PlanFailure)}  # fmt: skip
         errors = execute_notebooks(replace(job, keep_epochs=keep), to_train, reporter)
-        from labreport.report import make_report, results_table
+        from labreport.run.report import last_lines, make_report
 
         reporter.say("rendering the report")
         paths = make_report(job, prepared.profile, errors, prepared.source.provenance if prepared.source else {})
         write_results(job, errors, finished=True)
-        reporter.say("\n".join([results_table(job.output), *map(str, paths)]))
+        reporter.say(last_lines(job.output, prepared.profile.name, paths))
     failed = [name for name, error in errors.items() if error]
     if failed:
         reporter.say(f"failed: {', '.join(failed)}; the report shows where")

@@ -74,3 +74,11 @@ def how_it_ended(status: int | None) -> str:
     if status is None:
         return "nobody knows how"
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+
+
+def in_words(seconds: float) -> str:
+    """45 s, 12 min, 3 h 05 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -20,7 +20,7 @@ from nbstripout import strip_output
 from papermill.translators import PythonTranslator
 
 from labreport.parameters import INJECTED, has_tag
-from labreport.runner import Job
+from labreport.run.runner import Job
 
 SESSION_KEYS = ("cell.metadata.execution", "cell.metadata.collapsed", "cell.metadata.scrolled", "cell.metadata.trusted",
                 "cell.metadata.ExecuteTime", "cell.metadata.jupyter", "cell.metadata.papermill")  # fmt: skip
@@ -87,7 +87,7 @@ def open_lab(job: Job, profile: str, arguments: Sequence[str]) -> int:
     environment = {**os.environ, **job.environment, "LABREPORT_OUTPUT": str(by_hand),
                    "LABREPORT_PROFILE": profile, "LABREPORT_PARAMETERS": json.dumps(job.parameters)}  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={job.project.root}",
-               "--ServerApp.contents_manager_class=labreport.lab.FilledInNotebooks",
+               "--ServerApp.contents_manager_class=labreport.tools.lab.FilledInNotebooks",
                "--LabApp.default_url=/lab/tree/notebooks", *QUIET, *arguments]  # fmt: skip
     try:
         return subprocess.call(command, env=environment, cwd=job.project.root)

@@ -41,8 +41,10 @@ def adopt(store: Path, data_dir: str | None = None, say: Callable[[str], None] =
     sample = list(covering_sample(stale))
     say(f"{len(stale)} runs of other code; {len(sample)} of them cover every setting that occurs")
     again = store / ".adopting"
-    exact = [_agrees(run, data, again, say) for run, data in sample]
-    shutil.rmtree(again, ignore_errors=True)
+    try:
+        exact = [_agrees(run, data, again, say) for run, data in sample]
+    finally:
+        shutil.rmtree(again, ignore_errors=True)
     here = {key: provenance()[key] for key in ("commit", "dirty", "device")}
     proof = {"compared": [run.name for run, _ in sample], "to the bit": all(exact), **here}
     for run, data in stale:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from nbformat import NotebookNode
 
 from labreport.parameters import INJECTED, has_tag
-from labreport.tables import Table, tables_from_html
+from labreport.render.tables import Table, tables_from_html
 from labreport.text import clean_terminal_text
 from simclr_core.errors import UserError
 

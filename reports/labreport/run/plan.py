@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from labreport.parameters import has_tag, read_notebook
-from labreport.progress import in_words
+from labreport.parameters import data_of, has_tag, read_notebook
 from labreport.project import working_in
+from labreport.text import in_words
 from simclr_core.errors import UserError
 
 TAGS = ("parameters", "setup", "plan")
@@ -61,11 +61,6 @@ def plan_runs(path: Path, parameters: Mapping[str, Any], store: Path) -> list[Pl
     return list(runs.values())
 
 
-def data_of(config: Any, data: Any) -> Any:
-    """The data set of a run, of a notebook that has one, or several by their names."""
-    return data[config.dataset] if isinstance(data, Mapping) else data
-
-
 def _execute(name: str, cells: list, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The namespace after the cells; papermill's values come after the cell tagged parameters."""
     namespace: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
@@ -108,7 +103,7 @@ NETWORK = ("encoder", "width", "stem", "precision", "device", "micro_batch")  # 
 
 def costs(runs: Iterable[PlannedRun]) -> dict[str, Cost]:
     """Run name -> cost here. A few steps of each network are timed; runs of the same network go by their FLOP."""
-    from labreport.cost import estimate_seconds, pretrain_flops
+    from labreport.run.cost import estimate_seconds, pretrain_flops
 
     rates: dict[tuple, float] = {}  # FLOP/s
     answer = {}

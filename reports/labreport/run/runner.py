@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from labreport.environment import read_lock, unlocked
-from labreport.executed import Executed, execution_key
-from labreport.execution import Execution
 from labreport.parameters import notebook_defaults
-from labreport.progress import Reporter, Watched, in_words
 from labreport.project import Project, is_summary
+from labreport.run.executed import Executed, execution_key
+from labreport.run.execution import Execution
+from labreport.run.progress import Reporter, Watched
 from labreport.scratch import scratch_folder
 from labreport.store.files import read_json, write_json
 from labreport.store.provenance import provenance
+from labreport.text import in_words
 from simclr_core.data.files import one_at_a_time
 
 TICK_SECONDS = 0.25

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from labreport.glyphs import families_for
+from labreport.notebook.glyphs import families_for
 from labreport.science.statistics import Difference, Seeded, interval_of_mean, summarise
 
 WIDTH = 6.3

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from labreport.plan import data_of
+from labreport.parameters import data_of
 from labreport.project import project_root
 from labreport.results import Results
 from labreport.store import pretrain
@@ -274,7 +274,7 @@ def _progress() -> Callable[[dict], None] | None:
     if path := os.environ.get("LABREPORT_PROGRESS"):
         return lambda event: _append(Path(path), event)
     if "ipykernel" in sys.modules and not os.environ.get("PYTEST_CURRENT_TEST"):
-        from labreport.live import LiveCurve
+        from labreport.notebook.live import LiveCurve
 
         return LiveCurve()
     return None

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from labreport.processes import worker_environment
-from labreport.worker import compute
+from labreport.workers.processes import worker_environment
+from labreport.workers.worker import compute
 from simclr_core.errors import UserError
 
 CONNECT_SECONDS = 10.0
@@ -47,7 +47,7 @@ class RayCluster:
             ray.shutdown()
             raise
         options = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
-        self.task = ray.remote(max_retries=0, **options)(compute)  # who takes over is for labreport.pool to say
+        self.task = ray.remote(max_retries=0, **options)(compute)  # who takes over is for labreport.workers.pool to say
 
     def slots(self) -> int:
         return int(self.ray.cluster_resources().get(self.resource, 0))

@@ -1,4 +1,4 @@
-"""Loss curves from run folders alone: `python -m labreport.curves runs/cifar10-* --output curves.pdf`.
+"""Loss curves from run folders alone: `python -m labreport.tools.curves runs/cifar10-* --output curves.pdf`.
 
 Needs no data, no weights, no GPU and no notebook: only each folder's history.csv, which is checked by the checksum in
 provenance.json where that is there.
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labreport.figures import loss_curves
+from labreport.notebook.figures import loss_curves
 from labreport.store.files import file_sha256, read_json
 from labreport.store.runs import read_history
 from simclr_core.errors import StoreError
@@ -24,7 +24,8 @@ def read_losses(run: Path) -> list[float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m labreport.curves", description="Draw loss curves of stored runs.")
+    about = "Draw loss curves of stored runs."
+    parser = argparse.ArgumentParser(prog="python -m labreport.tools.curves", description=about)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, with its history.csv")
     parser.add_argument("--output", type=Path, default=Path("curves.pdf"), help="PDF, SVG or PNG (default curves.pdf)")
     options = parser.parse_args(arguments)

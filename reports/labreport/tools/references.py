@@ -10,10 +10,10 @@ from pathlib import Path
 import nbformat
 from nbstripout import strip_output
 
-from labreport.execution import Execution
-from labreport.progress import Reporter
 from labreport.project import Project
-from labreport.runner import Job
+from labreport.run.execution import Execution
+from labreport.run.progress import Reporter
+from labreport.run.runner import Job
 from labreport.scratch import scratch_folder
 from simclr_core.errors import UserError
 

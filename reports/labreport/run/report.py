@@ -1,19 +1,19 @@
 """The finished report: sections and title page for the exporters, the results table for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labreport.executed import Executed
-from labreport.execution import failed_form
-from labreport.exporters import Front, Section, render
 from labreport.parameters import read_notebook
-from labreport.profiles import Profile
 from labreport.project import is_summary
+from labreport.render.exporters import Front, Section, render
 from labreport.results import read_report_results
-from labreport.runner import Job
+from labreport.run.executed import Executed
+from labreport.run.execution import failed_form
+from labreport.run.profiles import Profile
+from labreport.run.runner import Job
+from labreport.run.stand_ins import banner
 from labreport.science.summary import results_frame
-from labreport.stand_ins import banner
 from labreport.text import align_columns
 
 DEFAULT_TITLE = "SimCLR: a lab report that rebuilds itself"
@@ -83,6 +83,17 @@ def _data_sources(output: Path) -> list[str]:
     content = read_report_results(output / "results.json")
     records = [record for result in content["notebooks"].values() for record in result.get("data", [])]
     return list(dict.fromkeys(f"{record['name']} ({record['source']})" for record in records))
+
+
+def last_lines(output: Path, profile: str, paths: Iterable[Path]) -> str:
+    """What a call ends with: the main results and where the report is; smoke says what it was."""
+    lines = [results_table(output), *map(str, paths)]
+    if profile == "smoke":
+        lines.append(
+            "This was a check that everything runs, not a result: small pictures, a few epochs. "
+            "For results: ./run_all.sh --profile quick"
+        )
+    return "\n".join(lines)
 
 
 def results_table(output: Path) -> str:

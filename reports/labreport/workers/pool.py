@@ -1,7 +1,7 @@
 """Many pre-training runs before the notebooks, which then find them in the run store: order, progress, dead workers.
 
-Workers are processes of this machine (labreport.processes, --workers) or tasks of a Ray cluster
-(labreport.ray_cluster, --ray).
+Workers are processes of this machine (labreport.workers.processes, --workers) or tasks of a Ray cluster
+(labreport.workers.ray_cluster, --ray).
 """
 
 import time
@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from labreport.plan import Cost, PlannedRun
-from labreport.progress import Reporter, in_words
-from labreport.runner import TICK_SECONDS
-from labreport.worker import work_item
+from labreport.run.plan import Cost, PlannedRun
+from labreport.run.progress import Reporter
+from labreport.run.runner import TICK_SECONDS
+from labreport.text import in_words
+from labreport.workers.worker import work_item
 
 TRIES = 3  # workers that may die on one run: the third death is no accident
 
@@ -33,7 +34,7 @@ class Workers(Protocol):
         """Runs at a time, now."""
 
     def submit(self, item: Mapping[str, Any]) -> Future:
-        """Compute a labreport.worker.work_item: "" or what the user can mend; an exception is a dead worker."""
+        """Compute a labreport.workers.worker.work_item: "" or what the user can mend; an exception is a dead worker."""
 
     def stop(self) -> None:
         """End all workers at once; nothing of theirs runs on."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labreport.executed import hash_files
 from labreport.results import read_report_results
+from labreport.run.executed import hash_files
 from simclr_core.errors import UserError
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from labreport.execution import Execution
+from labreport.run.execution import Execution
+from labreport.text import in_words
 
 LINE_SECONDS = 15.0  # between lines where the output is not a terminal
 
@@ -78,11 +79,3 @@ class Reporter:
             self.next_line = time.monotonic() + LINE_SECONDS
             for each in watched:
                 self.say("  " + each.describe())
-
-
-def in_words(seconds: float) -> str:
-    """45 s, 12 min, 3 h 05 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

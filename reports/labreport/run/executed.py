@@ -21,7 +21,7 @@ from labreport.store.provenance import provenance
 from simclr_core.data.files import set_aside, write_atomically
 from simclr_core.errors import StoreError
 
-PACKAGES = (Path(simclr_core.__file__).parent, Path(__file__).parent)
+PACKAGES = (Path(simclr_core.__file__).parent, Path(__file__).parents[1])
 LIBRARIES = ("papermill", "ipykernel", "matplotlib", "pandas", "scipy")  # beside those in provenance()
 
 

@@ -1,4 +1,4 @@
-"""Pre-training runs apart from the notebooks: `python -m labreport.worker`, each run a line of JSON on stdin.
+"""Pre-training runs apart from the notebooks: `python -m labreport.workers.worker`, each run a line of JSON on stdin.
 
 Each is answered by a line on stdout. The worker ends when its stdin is closed: whoever started it is gone. After an
 error that is no UserError it ends with status 1, since a device may be left in any state.
@@ -20,7 +20,7 @@ DONE, ERROR, PROGRESS = "done: ", "error: ", "progress: "  # how the lines begin
 
 
 def work_item(run: Any, keep: Iterable[int], store: Path) -> dict[str, Any]:
-    """What a worker is told of a labreport.plan.PlannedRun; JSON types.
+    """What a worker is told of a labreport.run.plan.PlannedRun; JSON types.
 
     Raises: UserError for a run with parts that a notebook's own code defines.
     """

@@ -6,8 +6,8 @@ from html import escape
 
 from IPython.display import HTML, display
 
-from labreport.figures import loss_curves
-from labreport.progress import in_words
+from labreport.notebook.figures import loss_curves
+from labreport.text import in_words
 
 
 class LiveCurve:

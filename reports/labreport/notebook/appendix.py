@@ -72,7 +72,7 @@ def time_spent(results: Results) -> str:
 
 def _run_row(path: Path) -> tuple:
     try:
-        seed = str(read_json(path / "config.json")["seed"])
+        seed = str(read_json(path / "config.json")["config"]["seed"])
         history, origin = read_history(path / "history.csv"), read_json(path / "provenance.json")
         loss = f"{history[-1]['loss']:.4f}" if history else "–"
         seconds = f"{sum(row['seconds'] for row in history):.1f}"

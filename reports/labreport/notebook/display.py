@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from labreport.tables import has_default_index, table_from_frame, table_html
+from labreport.render.tables import has_default_index, table_from_frame, table_html
 
 PNG_DPI = 150
 LARGEST_SVG = 2_000_000  # bytes; a figure with more (thousands of points) goes into the report as PNG

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from labreport.blocks import Block, Fragment, Picture, Place, read_blocks, read_picture
-from labreport.markdown import FILE_PREFIX, read_fragments, walk, write_fragments
-from labreport.tables import (
+from labreport.render.blocks import Block, Fragment, Picture, Place, read_blocks, read_picture
+from labreport.render.markdown import FILE_PREFIX, read_fragments, walk, write_fragments
+from labreport.render.tables import (
     PORTRAIT_WIDTH,
     REFERENCE,
     Setting,

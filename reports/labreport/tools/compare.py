@@ -10,9 +10,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from labreport.finished_report import Entry, FinishedReport, explain, read_finished_report
 from labreport.science.statistics import CONFIDENCE, MINUS, Seeded, summarise, unpaired_difference
 from labreport.text import align_columns, clean_terminal_text, wrap_lines
+from labreport.tools.finished_report import Entry, FinishedReport, explain, read_finished_report
 
 VERDICTS = BEYOND, CANNOT_TELL, WITHIN, SAME = "beyond noise", "cannot tell", "within noise", "same"
 SEEDS_NEEDED = 3  # on each side, as for a claim's verdict

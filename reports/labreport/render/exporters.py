@@ -13,10 +13,10 @@ from nbconvert.preprocessors import Preprocessor
 from traitlets import Unicode, default
 from traitlets.config import Config
 
-from labreport.merge import Front, Section, merge
+from labreport.render.merge import Front, Section, merge
+from labreport.render.weave import weave
 from labreport.scratch import scratch_folder
 from labreport.text import breakable, typst_string, wrap_lines
-from labreport.weave import weave
 from simclr_core.data.files import write_atomically
 from simclr_core.errors import StoreError, UserError
 
@@ -71,7 +71,7 @@ class _ReportExporter(TemplateExporter):
 
     @default("extra_template_basedirs")
     def _extra_template_basedirs_default(self):
-        return [str(files("labreport") / "templates")]
+        return [str(files("labreport.render") / "templates")]
 
     @default("template_name")
     def _template_name_default(self):
@@ -114,7 +114,7 @@ class LabReportHTMLExporter(_ReportExporter):
         return ".html.j2"
 
     def _init_resources(self, resources):
-        font = (files("labreport") / "fonts" / "stix-two-math.woff2").read_bytes()
+        font = (files("labreport.render") / "fonts" / "stix-two-math.woff2").read_bytes()
         return {**super()._init_resources(resources), "maths_font": base64.b64encode(font).decode()}
 
 

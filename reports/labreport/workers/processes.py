@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labreport.pool import WorkerDied
-from labreport.progress import Reporter
-from labreport.worker import DONE, ERROR, PROGRESS
+from labreport.run.progress import Reporter
+from labreport.workers.pool import WorkerDied
+from labreport.workers.worker import DONE, ERROR, PROGRESS
 from simclr_core.errors import UserError
 from simclr_core.scale.streaming import decoders
 
@@ -102,7 +102,7 @@ class _Process:
             if self.ended:
                 raise WorkerDied("stopped")
             if not self.process:
-                command = [sys.executable, "-u", "-W", "ignore", "-m", "labreport.worker"]
+                command = [sys.executable, "-u", "-W", "ignore", "-m", "labreport.workers.worker"]
                 # a session of its own: Ctrl-C is for this process, which then ends the workers
                 self.process = subprocess.Popen(
                     command, env={**os.environ, **worker_environment(), **self.place}, stdin=subprocess.PIPE,
@@ -139,7 +139,7 @@ def worker_environment() -> dict[str, str]:
     """What workers need beside their own environment: this checkout's packages, its data."""
     import simclr_core
 
-    packages = [str(Path(file).resolve().parents[1]) for file in (simclr_core.__file__, __file__)]
+    packages = [str(Path(simclr_core.__file__).parents[1]), str(Path(__file__).resolve().parents[2])]
     given = {name: os.environ[name] for name in ("SIMCLR_DATA", "SIMCLR_CACHE") if name in os.environ}
     path = os.pathsep.join([*packages, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**given, "PYTHONPATH": path}

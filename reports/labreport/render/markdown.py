@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from labreport.blocks import Fragment
+from labreport.render.blocks import Fragment
 from labreport.scratch import scratch_folder
 from labreport.text import how_it_ended
 from simclr_core.errors import UserError
