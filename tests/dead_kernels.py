@@ -10,7 +10,7 @@ from queue import Empty
 import pytest
 from nbval.kernel import RunningKernel
 
-from labreport.execution import MEMORY_ADVICE
+from labreport.run.execution import MEMORY_ADVICE
 from labreport.text import how_it_ended
 
 LOOK_SECONDS = 1.0

@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from labreport.exporters import Front, Section
-from labreport.tables import table_from_frame, table_html
+from labreport.render.exporters import Front, Section
+from labreport.render.tables import table_from_frame, table_html
 
 OUTPUT = "epoch 1\repoch 2: loss 4.9\n" + "\x1b[32m0.95\x1b[0m " * 60 + "\n" + "y" * 150
 HTML_LOOKING = "<script>alert('x')</script> & <b>bold</b>"

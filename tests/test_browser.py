@@ -5,7 +5,7 @@ import shutil
 import pytest
 from sample_report import FRONT, sample_sections
 
-from labreport.exporters import render
+from labreport.render.exporters import render
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: install the extra [test]")

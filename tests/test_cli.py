@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from toy_project import make_project, planned_cells, sealed, study_cells, write_notebook, write_profile
 
-from labreport import report, session
+from labreport import session
 from labreport.cli import main, parse
+from labreport.run import report
 from labreport.store import pretrain
 from simclr_core.config import PretrainConfig
 from simclr_core.data import load_dataset
@@ -80,6 +81,14 @@ def test_a_call_runs_notebooks_and_ends_with_table_and_paths(root, capsys):
     assert _render.front.abstract_markdown == "All is well."
     assert _render.front.banner is None
     assert _render.front.facts["Profile"] == "tiny"
+
+
+def test_smoke_ends_by_saying_that_it_was_a_check_and_no_result(root, capsys):
+    write_profile(root, "smoke", "")
+    assert main(["--profile", "smoke", "--only", "1"], root) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(
+        "This was a check that everything runs, not a result: "
+    )
 
 
 def test_a_failed_notebook_gives_status_1_and_a_report_that_shows_it(root, capsys):

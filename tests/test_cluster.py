@@ -2,6 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import normalized_mutual_info_score
+from sklearn.mixture import GaussianMixture
 
 from labreport import measure
 from labreport.store import pretrain
@@ -31,6 +35,41 @@ def test_clear_clusters_are_found_and_scored_on_test(config, pixels):
     assert result["sizes"] == [10] * 4 and sorted(result["names"]) == [0, 1, 2, 3]
     for name, rows in zip(result["names"], result["shown"], strict=True):
         assert len(rows) == 8 and set(pixels[1][1][rows]) == {name}
+
+
+@pytest.mark.parametrize("changes", [
+    {"method": "kmeans", "l2_normalise": True, "components": 3}, {"method": "kmeans"},
+    {"method": "gmm"}, {"method": "gmm", "components": 4},
+])  # fmt: skip
+def test_each_restart_is_scikit_learns_and_the_best_fit_is_shown(changes):
+    """Overlapping clusters, in which every setting moves the scores."""
+    draws, labels = np.random.default_rng(2), np.arange(90) % 3
+    spread = np.array([[2, 1.5, 1, 0.1, 0.03]])
+    x = (draws.normal(size=(90, 5)) @ draws.normal(size=(5, 5)) * spread).astype(np.float32)
+    x[:, :2] += labels[:, None]
+    config = ClusterConfig(fit=(0, 60), restarts=4, **changes)
+    given = (x[:60], labels[:60]), (x[60:], labels[60:])
+    found = cluster(*given, 3, config, seed=2)
+    if config.l2_normalise:
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    fitted, scored = x[:60], x[60:]
+    if config.components:
+        components = PCA(config.components, svd_solver="covariance_eigh").fit(fitted)
+        fitted, scored = components.transform(fitted), components.transform(scored)
+    expected, fits = [], []
+    for seed in range(8, 12):  # 2 x 4, and on
+        if config.method == "gmm":
+            model = GaussianMixture(3, covariance_type="full", reg_covar=1e-3, random_state=seed)
+            fits.append(model.fit(fitted).lower_bound_)
+        else:
+            model = KMeans(3, init="k-means++", n_init=1, random_state=seed)
+            fits.append(-model.fit(fitted).inertia_)
+        expected.append(model.predict(scored))
+    scores = [normalized_mutual_info_score(labels[60:], one) for one in expected]
+    assert found["nmi"] == pytest.approx(scores)
+    best = expected[int(np.argmax(fits))]
+    assert found["sizes"] == np.bincount(best, minlength=3).tolist()
+    assert found["shown"] == [np.flatnonzero(best == k)[:8].tolist() for k in range(3)]
 
 
 def test_no_label_reaches_the_fit_and_the_match_uses_the_fitted_images_alone(pixels, monkeypatch):

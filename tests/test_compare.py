@@ -8,10 +8,10 @@ import pytest
 from toy_project import sealed
 
 from labreport.cli import main, parse
-from labreport.compare import BEYOND, CANNOT_TELL, COLUMNS, SAME, WITHIN, compare_reports, judge
+from labreport.tools.compare import BEYOND, CANNOT_TELL, COLUMNS, SAME, WITHIN, compare_reports, judge
 from simclr_core.errors import UserError
 
-REFERENCE = Path(__file__).parents[1] / "reports/reference"
+REFERENCE = Path(__file__).parents[1] / "reports/reference-quick"
 LOW, HIGH = {0: 0.90, 1: 0.91, 2: 0.92}, {0: 0.95, 1: 0.96, 2: 0.97}
 MADE = {"commit": "a" * 40, "dirty": False, "device": "a CPU", "threads": 1, "versions": {"torch": "2.0"}}
 

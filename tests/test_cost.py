@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from labreport.cost import estimate_seconds, pretrain_flops
+from labreport.run.cost import estimate_seconds, pretrain_flops
 from simclr_core.config import PretrainConfig
 
 

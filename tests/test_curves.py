@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from labreport import curves, figures
+from labreport.notebook import figures
 from labreport.store import pretrain
+from labreport.tools import curves
 
 
 def test_curves_are_redrawn_from_history_alone(tiny_config, tiny_data, tmp_path, monkeypatch, capsys):

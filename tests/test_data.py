@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from torchvision.transforms.v2 import functional
 
 from labreport.store.recorded import dataset_from_record
 from simclr_core.data import Split, cifar10, load_dataset, mnist, search_folders
@@ -175,7 +177,19 @@ def test_digits_and_shapes_need_no_files_and_never_change():
     assert shapes.train.images.shape == (2000, 32, 32, 3) and len(shapes.test) == 500
     assert torch.bincount(shapes.train.labels).tolist() == [200] * 10
     assert shapes.fingerprint == load_dataset("shapes").fingerprint
-    assert shapes.train.images[:500].float().mean() != shapes.test.images.float().mean()
+    for data, pinned in (digits, (77.8014, 78.0384)), (shapes, (127.7640, 127.3692)):
+        means = [split.images.double().mean().item() for split in (data.train, data.test)]
+        assert means == pytest.approx(pinned, abs=0.01)
+
+
+def test_digits_are_enlarged_bilinearly_between_the_pixels_centres_and_rounded():
+    centres = (np.arange(28) + 0.5) * 8 / 28 - 0.5
+    weights = np.maximum(0, 1 - np.abs(centres.clip(0, 7)[:, None] - np.arange(8)))
+    large = weights @ load_digits().images / 16 * 255 @ weights.T
+    digits = load_dataset("digits")
+    found = torch.cat([digits.train.images, digits.test.images])[..., 0].numpy()
+    assert np.abs(found - large).max() < 0.501
+    assert digits.train.labels.tolist() == load_digits().target[:1500].tolist()
 
 
 def test_fingerprint_covers_pixels_labels_splits_mean_and_std(tiny_data):
@@ -237,6 +251,30 @@ def test_image_folder_is_resized_cropped_and_its_classes_kept_in_any_script(tmp_
     assert folder.train.images[1].unique().tolist() == [150]
 
 
+@pytest.mark.parametrize("size", [(50, 37), (20, 61), (32, 40)])
+def test_an_image_is_resized_and_cropped_as_torchvision_does_it(size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    image.save(buffer := io.BytesIO(), "png")
+    found = folder_module.read_image(buffer.getvalue(), 32, "here")
+    expected = functional.center_crop(functional.resize(image, 32), 32)
+    assert (found == np.asarray(expected)).all()
+
+
+def test_mean_and_std_of_a_folder_are_those_of_its_training_images(tmp_path):
+    root = write_folder(tmp_path / "mine")
+    save_image(root / "train/apfel/9.png", np.full((32, 32, 3), (250, 10, 90)))
+    folder = load_dataset(f"folder:{root}")
+    pixels = folder.train.images.reshape(-1, 3).double() / 255
+    assert folder.mean == pytest.approx(pixels.mean(0).tolist(), abs=1e-4)
+    assert folder.std == pytest.approx(pixels.std(0).tolist(), abs=1e-4)
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    root = write_folder(tmp_path / "mine")
+    Image.new("RGBA", (32, 32), (10, 20, 30, 0)).save(root / "train/apfel/9.png")
+    assert load_dataset(f"folder:{root}").train.images[-1].unique().tolist() == [255]
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1"])
 def test_other_image_modes_are_read(tmp_path, mode):
     root = write_folder(tmp_path / "mine")
@@ -289,6 +327,11 @@ def write_archive(path: Path) -> None:
                 tar.addfile(info, io.BytesIO(buffer.getvalue()))
 
 
+def test_numbered_files_come_by_their_numbers_not_their_digits():
+    files = [("10.png", "a"), ("9.png", "b"), ("0011.png", "a")]
+    assert [file for file, _ in folder_module.put_in_order(files)] == ["9.png", "10.png", "0011.png"]
+
+
 def test_files_without_numbers_are_mixed_over_the_classes_always_alike(tmp_path):
     root = tmp_path / "mine"
     for split in ("train", "test"):
@@ -297,6 +340,8 @@ def test_files_without_numbers_are_mixed_over_the_classes_always_alike(tmp_path)
                 save_image(root / split / label / f"photo-{i}.png", np.zeros((8, 8, 3)))
     labels = load_dataset(f"folder:{root}").train.labels
     assert 5 <= labels[:20].sum() <= 15
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    assert labels.tolist() == (order >= 20).long().tolist()  # class by class on the disk
     shutil.rmtree(tmp_path / "data/cache")
     assert torch.equal(load_dataset(f"folder:{root}").train.labels, labels)
 
@@ -307,7 +352,8 @@ def test_archive_is_read_in_index_order_and_cached(tmp_path, monkeypatch):
     first = load_dataset("cifar10")
     assert first.train.images[:, 0, 0, 0].tolist() == list(range(20))
     assert first.train.labels.tolist() == [k % 10 for k in range(20)]
-    assert first.mean == (0.5, 0.5, 0.5)
+    assert first.mean == first.std == (0.5, 0.5, 0.5)
+    assert first.test.images.shape[1:] == (32, 32, 3)
     monkeypatch.setattr(cifar10, "decode", None)  # a second decoding would fail
     assert load_dataset("cifar10").fingerprint == first.fingerprint
 

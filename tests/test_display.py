@@ -5,8 +5,8 @@ import pytest
 from matplotlib import pyplot
 from sample_report import HTML_LOOKING, sample_figure
 
-from labreport import display as display_module
-from labreport import say, show_figure, show_table
+from labreport.notebook import display as display_module
+from labreport.notebook import say, show_figure, show_table
 
 
 @pytest.fixture

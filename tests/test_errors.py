@@ -9,8 +9,8 @@ import torch
 from cut import cut_after
 
 from labreport import measure
-from labreport.cost import estimate_seconds
 from labreport.measure import fine_tune, fit_probe, knn
+from labreport.run.cost import estimate_seconds
 from labreport.store import pretrain
 from simclr_core import evaluate
 from simclr_core.errors import UserError, enough_memory

@@ -139,7 +139,7 @@ def _content(path: Path) -> object:
 
 def _without_times(value):
     if isinstance(value, dict):
-        times = {"seconds", "sha256", "history.csv", "processes"}
+        times = {"seconds", "sha256", "history.csv", "processes", "commit", "dirty"}
         return {k: _without_times(v) for k, v in value.items() if k not in times}
     return value
 

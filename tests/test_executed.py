@@ -7,7 +7,7 @@ import pytest
 from sample_report import code_cell, figure_output, table_output, wide_frame, write_notebook
 from test_damage import RANDOM_DAMAGE, damage_file
 
-from labreport.executed import Executed
+from labreport.run.executed import Executed
 
 FILES = {"notebook": "notebooks/01_study.ipynb", "figure": "figures/fig-loss.pdf", "table": "tables/tbl-wide.csv",
          "sidecar": "notebooks/01_study.json"}  # fmt: skip

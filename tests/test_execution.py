@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from toy_project import PARAMETERS, WRITE_RESULTS, write_notebook
 
-from labreport.execution import Execution, failed_form
+from labreport.run.execution import Execution, failed_form
 
 NAME = "01_first"
 RESULTS = ("", WRITE_RESULTS.format(name=NAME))
@@ -148,7 +148,7 @@ def test_a_folder_of_any_name_will_do(name, make, tmp_path):
 EXECUTE = """
 import os, sys
 from pathlib import Path
-from labreport.execution import Execution
+from labreport.run.execution import Execution
 source, scratch = map(Path, sys.argv[1:])
 Execution(source, scratch / "out.ipynb", {}, dict(os.environ), scratch).run()
 """

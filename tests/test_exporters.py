@@ -27,10 +27,10 @@ from sample_report import (
     write_notebook,
 )
 
-from labreport import exporters
-from labreport.exporters import Front, LabReportHTMLExporter, LabReportTypstExporter, Section, render
-from labreport.glyphs import families_for
-from labreport.merge import merge
+from labreport.notebook.glyphs import families_for
+from labreport.render import exporters
+from labreport.render.exporters import Front, LabReportHTMLExporter, LabReportTypstExporter, Section, render
+from labreport.render.merge import merge
 from labreport.text import (
     align_columns,
     clean_terminal_text,
@@ -565,8 +565,8 @@ def test_scripts_in_a_picture_stay_in_the_picture(tmp_path):
 
 
 def test_class_names_are_literal_in_a_notebooks_sentences_and_as_they_are_in_its_figures(tmp_path, monkeypatch):
-    from labreport import figures
-    from labreport.study import Lab
+    from labreport.notebook import figures
+    from labreport.notebook.study import Lab
 
     monkeypatch.chdir(tmp_path)
     names = sorted(text.replace("/", "|") for text in HOSTILE_TEXTS if "\n" not in text)

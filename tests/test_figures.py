@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from labreport import figures, glyphs
+from labreport.notebook import figures, glyphs
 from simclr_core.errors import UserError
 
 STYLE = Path(__file__).parent.parent / "notebooks" / "matplotlibrc"

@@ -22,9 +22,9 @@ from toy_project import make_project, sealed, write_profile
 
 from labreport import session
 from labreport.cli import parse
-from labreport.profiles import choose_parameters, load_profile
 from labreport.project import Project
-from labreport.stand_ins import data_environment
+from labreport.run.profiles import choose_parameters, load_profile
+from labreport.run.stand_ins import data_environment
 from labreport.store.identity import run_name
 from labreport.store.packed import unpack_arrays
 from labreport.store.recorded import dataset_from_record

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from labreport.measure import map_in_the_plane, measure_geometry, neighbours
 from labreport.store import pretrain
@@ -36,6 +38,12 @@ def test_effective_rank_counts_equal_directions_and_ignores_scale():
     assert effective_rank(torch.outer(torch.randn(9), torch.randn(4))) == pytest.approx(1, abs=1e-5)
     h = torch.randn(20, 6)
     assert effective_rank(100 * h) == pytest.approx(effective_rank(h)) and 1 < effective_rank(h) < 6
+
+
+def test_effective_rank_is_of_shares_of_the_singular_values_themselves():
+    shares = 3 / 4, 1 / 4
+    expected = math.exp(-sum(p * math.log(p) for p in shares))
+    assert effective_rank(torch.diag(torch.tensor([6.0, 2.0]))) == pytest.approx(expected)
 
 
 def test_class_distances_equal_loops_over_pairs():
@@ -93,6 +101,26 @@ def test_map_gives_each_image_a_place_and_always_the_same(run, tiny_data, method
     for path in run.path.glob("map-*.json"):
         path.unlink()
     assert map_in_the_plane(run, tiny_data, 40, method) == result
+
+
+def test_alignment_is_of_the_views_and_the_rest_of_the_images_as_they_are():
+    u, v, h = torch.randn(3, 20, 6)
+    labels = torch.arange(20) % 2
+    found = geometry.measure_geometry(u, v, h, labels, 2)
+    assert found["alignment"] == alignment(u, v)
+    assert found["uniformity"] == uniformity(h) and found["effective_rank"] == effective_rank(h)
+    assert found["class_distances"] == class_distances(h, labels, 2).tolist()
+
+
+def test_maps_are_scikit_learns_of_unit_vectors():
+    h = torch.randn(120, 7) * torch.arange(1, 121)[:, None]
+    x = torch.nn.functional.normalize(h).double().numpy()
+    plane = PCA(2, svd_solver="full").fit_transform(x)
+    assert geometry.map_in_the_plane(h, "pca")["coordinates"] == plane.round(4).tolist()
+    tsne = TSNE(perplexity=30, init="pca", random_state=0)
+    found = torch.tensor(geometry.map_in_the_plane(h)["coordinates"], dtype=torch.float64)
+    expected = torch.from_numpy(tsne.fit_transform(x)).double()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 
 
 def test_neighbours_are_the_most_similar_training_images_to_one_test_image_a_class(run, tiny_data):

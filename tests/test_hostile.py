@@ -26,13 +26,13 @@ from test_data import save_image, write_archive, write_folder
 from toy_project import make_project, sealed, write_profile
 
 from labreport.cli import main
+from labreport.notebook.study import Lab
+from labreport.run.stored_report import read_stored_report
 from labreport.store import pretrain
 from labreport.store.files import file_sha256, read_json, write_json
 from labreport.store.packed import LARGEST_PACKED, unpack_arrays
 from labreport.store.recorded import dataset_from_record
 from labreport.store.runs import Run, find_run, read_history
-from labreport.stored_report import read_stored_report
-from labreport.study import Lab
 from simclr_core.config import PretrainConfig
 from simclr_core.data import cifar10, load_dataset
 from simclr_core.data.files import read_checksummed, write_checksummed

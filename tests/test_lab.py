@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from toy_project import make_project
 
-from labreport.lab import FilledInNotebooks
 from labreport.parameters import INJECTED
+from labreport.tools.lab import FilledInNotebooks
 
 NOTEBOOK = "notebooks/01_first.ipynb"
 

@@ -2,7 +2,7 @@
 
 import re
 
-from labreport import live, study
+from labreport.notebook import live, study
 
 
 class Handle:

@@ -27,7 +27,7 @@ def faults_of_large_tensors(first: str) -> int:
     "first",
     [
         "from simclr_core.memory import keep_freed_memory; assert keep_freed_memory()",
-        "from labreport.study import Lab; Lab('01_mnist_study', {})",
+        "from labreport.notebook.study import Lab; Lab('01_mnist_study', {})",
     ],
 )
 def test_large_tensors_get_the_pages_of_freed_ones(first):

@@ -10,9 +10,9 @@ import torch
 from sample_report import FRONT, sample_sections
 from torchvision.models import resnet18
 
-from labreport.exporters import render
 from labreport.measure import fit_probe, knn
-from labreport.stand_ins import settle_data
+from labreport.render.exporters import render
+from labreport.run.stand_ins import settle_data
 from labreport.store import pretrain
 from simclr_core.config import PretrainConfig
 from simclr_core.data import load_dataset, mnist
@@ -243,9 +243,9 @@ def test_jupyterlab_is_started_without_its_news_and_its_search_for_a_newer_versi
     from jupyterlab.labapp import LabApp
     from toy_project import make_project
 
-    from labreport import lab
     from labreport.project import Project
-    from labreport.runner import Job
+    from labreport.run.runner import Job
+    from labreport.tools import lab
 
     commands: list = []
     monkeypatch.setattr(lab.subprocess, "call", lambda command, **_: commands.append(command) or 0)

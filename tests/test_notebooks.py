@@ -103,7 +103,7 @@ def test_cell_ids_are_unique_and_stable():
 
 def test_clustering_shares_the_runs_of_the_mnist_study():
     """05 asks for the same pre-training runs as 01, so nothing is trained twice."""
-    from labreport.plan import plan_runs
+    from labreport.run.plan import plan_runs
 
     plans = {
         name: {run.name for run in plan_runs(ROOT / f"notebooks/{name}.ipynb", {}, Path("no-store"))}

@@ -53,6 +53,15 @@ def test_orthogonal_keeps_the_directions_and_evens_out_the_singular_values(shape
     assert diagonal.min() > 0.5 and diagonal.max() < 1.3
 
 
+def test_orthogonal_is_five_steps_with_the_authors_coefficients():
+    values = [3.0, 4.0]
+    expected = [value / 5 for value in values]  # the norm is 5
+    for _ in range(5):
+        expected = [3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5 for s in expected]
+    found = orthogonal(torch.diag(torch.tensor(values, dtype=torch.float64)))
+    assert found.diagonal().tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_muon_step_equals_the_hand_computed_one():
     kernel, bias = torch.nn.Parameter(torch.randn(4, 2, 3, 3)), torch.nn.Parameter(torch.tensor([2.0]))
     other = torch.nn.Parameter(torch.randn(4, 18))  # of the same shape as the kernel's matrix

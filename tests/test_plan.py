@@ -5,7 +5,7 @@ import os
 import pytest
 from toy_project import PARAMETERS, PLAN, SETUP, make_project, planned_cells, study_cells, write_notebook
 
-from labreport.plan import PlanFailure, epochs_to_keep, list_runs, plan_runs
+from labreport.run.plan import PlanFailure, epochs_to_keep, list_runs, plan_runs
 from labreport.store import pretrain
 from simclr_core.config import PretrainConfig
 from simclr_core.data import load_dataset
@@ -79,8 +79,8 @@ def test_what_the_cells_print_and_display_is_not_shown(tmp_path, capsys):
 
 def test_the_list_counts_a_shared_run_once_and_gives_cost_and_minutes(tmp_path, monkeypatch):
     timed = []
-    monkeypatch.setattr("labreport.cost.estimate_seconds", lambda config, data: timed.append(config) or 90.0)
-    monkeypatch.setattr("labreport.cost.pretrain_flops", lambda config, data: 2e15)
+    monkeypatch.setattr("labreport.run.cost.estimate_seconds", lambda config, data: timed.append(config) or 90.0)
+    monkeypatch.setattr("labreport.run.cost.pretrain_flops", lambda config, data: 2e15)
     make_project(tmp_path)
     for name in ("01_first", "02_second"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", *planned_cells(name))

@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 from toy_project import PARAMETERS, PLAN, SETUP, WRITE_RESULTS, make_project, planned_cells, write_notebook
 
-from labreport import processes, report, session
+from labreport import session
 from labreport.cli import main
-from labreport.plan import Cost, PlannedRun
-from labreport.pool import TRIES, Computation, WorkerDied
-from labreport.processes import Processes
-from labreport.progress import Reporter
+from labreport.run import report
+from labreport.run.plan import Cost, PlannedRun
+from labreport.run.progress import Reporter
 from labreport.store import pretrain
 from labreport.store.identity import run_name
 from labreport.store.runs import kept_name, read_history
-from labreport.worker import compute, work_item
+from labreport.workers import processes
+from labreport.workers.pool import TRIES, Computation, WorkerDied
+from labreport.workers.processes import Processes
+from labreport.workers.worker import compute, work_item
 from simclr_core.config import Own, PretrainConfig
 from simclr_core.data import load_dataset
 from simclr_core.errors import UserError
@@ -386,7 +388,7 @@ def test_a_report_with_workers_has_its_runs_in_the_store_before_the_notebooks(ro
     ],
 )
 def test_a_mistake_gets_one_line_and_status_2(root, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr("labreport.ray_cluster.find_spec", lambda name: None)
+    monkeypatch.setattr("labreport.workers.ray_cluster.find_spec", lambda name: None)
     assert main([*arguments.split(), "--profile", "tiny"], root) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -416,8 +418,8 @@ def test_runs_by_ray_equal_those_one_after_the_other_even_if_a_worker_is_killed(
     monkeypatch.setenv("PYTHONPATH", os.environ["PYTHONPATH"].partition(os.pathsep)[2])
     with_ray(
         """
-from labreport import ray_cluster
-from labreport.ray_cluster import RayCluster
+from labreport.workers import ray_cluster
+from labreport.workers.ray_cluster import RayCluster
 environment = processes.worker_environment()
 ray_cluster.worker_environment = lambda: environment | {"PYTHONPATH": os.environ["PATCHED"]}
 cluster = RayCluster("local", "cpu", folder / "store")
@@ -433,7 +435,7 @@ assert not list((folder / "store").glob(".pool-*"))
 def test_ray_says_what_is_missing_before_anything_is_computed(tmp_path):
     with_ray(
         """
-from labreport.ray_cluster import RayCluster
+from labreport.workers.ray_cluster import RayCluster
 with pytest.raises(UserError, match="--ray local: the runs need a GPU each and the cluster has none"):
     RayCluster("local", "cuda", folder)
 with pytest.raises(UserError, match="--ray 127.0.0.1:1: nothing answers there; start a cluster with `ray start"):

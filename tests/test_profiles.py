@@ -3,8 +3,8 @@
 import pytest
 from toy_project import make_project, write_profile
 
-from labreport.profiles import choose_parameters, load_profile, select_notebooks
 from labreport.project import Project
+from labreport.run.profiles import choose_parameters, load_profile, select_notebooks
 from simclr_core.errors import UserError
 
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from labreport import progress
-from labreport.progress import Reporter, Watched, in_words
+from labreport.run import progress
+from labreport.run.progress import Reporter, Watched
+from labreport.text import in_words
 
 
 @pytest.fixture

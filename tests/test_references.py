@@ -6,9 +6,9 @@ import nbformat
 import pytest
 from toy_project import PARAMETERS, make_project, write_notebook
 
-from labreport.progress import Reporter
 from labreport.project import Project
-from labreport.references import moved_texts, run_tests, update_references
+from labreport.run.progress import Reporter
+from labreport.tools.references import moved_texts, run_tests, update_references
 from simclr_core.errors import UserError
 
 

@@ -7,9 +7,9 @@ from same_results import difference, same_results, times, weights
 
 from labreport.cli import ROOT
 from labreport.parameters import notebook_defaults
-from labreport.progress import Reporter
 from labreport.project import Project
-from labreport.runner import Job, execute_notebooks
+from labreport.run.progress import Reporter
+from labreport.run.runner import Job, execute_notebooks
 
 CUT_DOWN = {"parts": 30, "images": 64, "labels": 64, "batch_size": 32, "batch_sizes": [16, 32], "epochs": 2,
             "probe_epochs": 2, "supervised_epochs": 1, "finetune_epochs": 1, "restarts": 1,

@@ -177,7 +177,7 @@ def test_what_lies_in_the_current_folder_is_not_imported_and_closed_outputs_do_n
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
     for closed, status in ((">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("--oops >&- 2>&-", 2)):
         command = f'"$0" compare "$1" "$1" {closed}'
-        arguments = [str(ROOT / "run_all.sh"), str(ROOT / "reports/reference")]
+        arguments = [str(ROOT / "run_all.sh"), str(ROOT / "reports/reference-quick")]
         done = subprocess.run(["bash", "-c", command, *arguments], cwd=tmp_path, env=environment,
                               capture_output=True, text=True)  # fmt: skip
         assert (done.returncode, done.stderr) == (status, ""), closed
@@ -186,7 +186,7 @@ def test_what_lies_in_the_current_folder_is_not_imported_and_closed_outputs_do_n
 def test_a_reader_that_goes_away_is_told_in_a_line(tmp_path):
     command = f"{shlex.quote(str(ROOT / 'run_all.sh'))} compare $0 $0 | :; exit ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
-    done = subprocess.run(["bash", "-c", command, str(ROOT / "reports/reference")], cwd=tmp_path, env=environment,
+    done = subprocess.run(["bash", "-c", command, str(ROOT / "reports/reference-quick")], cwd=tmp_path, env=environment,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "error: nobody reads the output any more: stopped; what is finished is kept\n"
@@ -232,7 +232,9 @@ def test_smoke_end_to_end_in_an_empty_folder_and_a_second_time_without_training(
 
     first = run()
     report = clone / "reports" / "smoke"
-    assert first.splitlines()[-2:] == [str(report / "report.html"), str(report / "report.pdf")]
+    *_, page, paper, check = first.splitlines()
+    assert [page, paper] == [str(report / "report.html"), str(report / "report.pdf")]
+    assert "not a result" in check
     assert (report / "report.html").stat().st_size > 10_000
     assert (report / "report.pdf").read_bytes().startswith(b"%PDF")
     assert list((report / "figures").glob("*.pdf"))

@@ -14,10 +14,10 @@ import pytest
 from filelock import FileLock
 from toy_project import make_project, study_cells, write_notebook
 
-from labreport import executed, runner
-from labreport.execution import Execution
 from labreport.project import Project
-from labreport.runner import Job, execute_notebooks, only_one
+from labreport.run import executed, runner
+from labreport.run.execution import Execution
+from labreport.run.runner import Job, execute_notebooks, only_one
 
 FIRST, SECOND, SUMMARY = "01_first", "02_second", "99_summary"
 

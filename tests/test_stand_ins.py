@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from labreport import stand_ins
-from labreport.stand_ins import banner, data_environment, settle_data
+from labreport.run import stand_ins
+from labreport.run.stand_ins import banner, data_environment, settle_data
 from simclr_core.data import load_dataset
 from simclr_core.errors import DataNotFound, UserError
 

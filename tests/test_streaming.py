@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from ranks import on_processes, results
 
-from labreport.cost import estimate_seconds
 from labreport.measure import cluster, fine_tune, fit_probe, knn, measure_geometry, neighbours, picture_views
+from labreport.run.cost import estimate_seconds
 from labreport.store import pretrain, train
 from labreport.store.command import LOST, main
 from labreport.store.train import build_training

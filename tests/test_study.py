@@ -9,10 +9,20 @@ import torch
 import torchvision
 
 from labreport.measure import fit_probe
+from labreport.notebook.study import (
+    Lab,
+    after,
+    few_labels,
+    loading_code,
+    mean_of,
+    mean_of_draws,
+    per_class,
+    pick,
+    pretrain_on,
+)
 from labreport.store import pretrain
 from labreport.store.identity import label
 from labreport.store.recorded import dataset_from_record
-from labreport.study import Lab, after, few_labels, loading_code, mean_of, mean_of_draws, per_class, pick, pretrain_on
 from simclr_core.config import PretrainConfig
 from simclr_core.data import Dataset, Split, load_dataset
 from simclr_core.errors import DataNotFound, StoreError, UserError

@@ -5,7 +5,7 @@ import re
 import pandas
 import pytest
 
-from labreport.tables import (
+from labreport.render.tables import (
     LANDSCAPE_WIDTH,
     PORTRAIT_WIDTH,
     Table,

@@ -19,7 +19,10 @@ import simclr_core.model as model
 from labreport import measure
 from labreport.store import pretrain
 from labreport.store.train import build_training
+from simclr_core import cluster as clustering
+from simclr_core import evaluate, geometry
 from simclr_core.augment import VIEW_RECIPES, ViewRecipe, make_views
+from simclr_core.cluster import ClusterConfig
 from simclr_core.config import Own, PretrainConfig
 from simclr_core.data import Dataset, Split
 from simclr_core.evaluate import ProbeConfig, balanced_rows
@@ -362,8 +365,54 @@ def test_fine_tuning_is_that_of_the_oracle(name, stored):
 
     network = nn.Sequential(encoder, *classifier(encoder.h_dim, c))
     expected = fit(network, inputs, labels, plain(scored, data), answers, c)
-    evaluate = measure.fit_probe if c.moving_bn else measure.fine_tune
-    assert_near(evaluate(stored, data, c), expected, 1)
+    tune = measure.fit_probe if c.moving_bn else measure.fine_tune
+    assert_near(tune(stored, data, c), expected, 1)
+
+
+def test_the_other_evaluations_get_the_runs_features_range_and_seed(stored):
+    data = made(3)
+    with torch.no_grad():
+        first, last = stored.load_encoder(1), stored.load_encoder()
+        h, h_1 = (network(plain(data.train.images, data)) for network in (last, first))
+        h_test = last(plain(data.test.images, data))
+        draws = torch.Generator().manual_seed(stream(0, 2))
+        how = VIEW_RECIPES["basic"], data.mean, data.std, draws
+        u, v = (last(x) for x in make_views(data.test.images[:9], *how))
+    labels, answers = data.train.labels, data.test.labels
+    known, scored = (h_1[2:44], labels[2:44]), (h_1[45:58], labels[45:58])
+    found = measure.knn(stored, data, (2, 44), 3, scored_on=(45, 58), epoch=1)
+    assert found["accuracy"] == evaluate.knn_accuracy(known, scored, 3)
+
+    c = ClusterConfig("kmeans", (2, 44), restarts=4)
+    given = (h[2:44].numpy(), labels[2:44].numpy()), (h_test.numpy(), answers.numpy())
+    expected, other = (clustering.cluster(*given, 3, c, seed)["nmi"] for seed in (3, 0))
+    assert measure.cluster(stored, data, c)["nmi"] == pytest.approx(expected)
+    assert expected != pytest.approx(other)
+
+    expected = geometry.measure_geometry(u, v, h_test[:9], answers[:9], 3)
+    found = measure.measure_geometry(stored, data, 9)
+    for name in ("alignment", "uniformity", "effective_rank", "within", "between"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_fine_tuning_is_in_the_runs_precision(tmp_path):
+    data, c = made(3), replace(TUNED["plain"], epochs=1)
+    config = replace(RESNET, objective="none", precision="bf16")
+    run = pretrain(config, data, tmp_path)
+    parts = data.train.part(2, 44), data.train.part(45, 58)
+    fitted, scored = ((part.images, part.labels) for part in parts)
+
+    def losses(precision: str) -> list[float]:
+        encoder = run.load_encoder().to(memory_format=torch.channels_last)
+        given = encoder, fitted, scored, 3, c, data.mean, data.std
+        return evaluate.fine_tune(*given, precision)["losses"]
+
+    assert measure.fine_tune(run, data, c)["losses"] == losses("bf16") != losses("fp32")
+
+
+def test_pictures_of_views_are_of_the_runs_first_images(stored):
+    pictures = measure.picture_views(stored, made(3), 2, 1)["images"]
+    assert (pictures == made(3).train.images[5:7].numpy()).all()
 
 
 def test_every_field_of_the_probe_has_another_value_than_its_default_somewhere():

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from labreport.execution import Execution
 from labreport.results import load_results
+from labreport.run.execution import Execution
 
 ROOT = Path(__file__).parents[1]
 

@@ -133,7 +133,7 @@ def test_every_claims_measures_are_recorded_or_known_to_be_for_other_profiles():
     """By the committed report of quick; what only larger profiles measure is named here."""
     elsewhere = ("cifar.compose.", "cifar.r2.resnet34.", "cifar.r2.resnet50.", "cifar.gain.",
                  "cifar.few_labels.", "cifar.temperature.", "cifar.batch.")  # fmt: skip
-    report = json.loads((ROOT / "reports/reference/results.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / "reports/reference-quick/results.json").read_text(encoding="utf-8"))
     contents = report["notebooks"].values()
     recorded = {key for each in contents for key in (*each["measures"], *each["series"])}
     assert not {key for key in KEYS if not key.startswith(elsewhere)} - recorded

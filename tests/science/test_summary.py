@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from labreport import appendix
+from labreport.notebook import appendix
 from labreport.project import project_root
-from labreport.report import results_table
+from labreport.render.tables import REFERENCE
+from labreport.run.report import results_table
 from labreport.science import judge, summary
 from labreport.store.files import write_json
-from labreport.tables import REFERENCE
 from labreport.text import literal, literal_markdown
 
 
@@ -150,7 +150,7 @@ def test_a_parameter_has_a_row_for_each_value_with_the_sections_that_had_it():
 
 
 def test_runs_are_listed_with_the_commit_that_trained_them(monkeypatch):
-    store = project_root() / "reports/reference/runs"
+    store = project_root() / "reports/reference-quick/runs"
     monkeypatch.setenv("SIMCLR_RUNS", str(store))
     name = next(path.name for path in sorted(store.iterdir()) if "untrained" not in path.name)
     made = results()
@@ -162,7 +162,7 @@ def test_runs_are_listed_with_the_commit_that_trained_them(monkeypatch):
 
 
 def test_a_run_whose_provenance_lacks_its_commit_is_named_like_one_that_has_gone(tmp_path, monkeypatch):
-    source = sorted((project_root() / "reports/reference/runs").iterdir())[0]
+    source = sorted((project_root() / "reports/reference-quick/runs").iterdir())[0]
     shutil.copytree(source, tmp_path / "gone")
     monkeypatch.setenv("SIMCLR_RUNS", str(tmp_path))
     assert appendix.runs_frame(results()).iloc[0]["commit"] != "–"
